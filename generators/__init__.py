@@ -1,0 +1,35 @@
+"""What can be learned and sampled; imports nothing else of Likeness."""
+
+from pathlib import Path
+
+from .base import Generator as Generator
+from .base import Registry as Registry
+from .schema import Images as Images
+from .schema import ImageSchema as ImageSchema
+from .schema import TableSchema as TableSchema
+
+GENERATORS: Registry[Generator] = Registry(
+    "generator",
+    {
+        "ctgan": "generators.tabular.ctgan:CTGAN",
+        "diffusion": "generators.image.diffusion:Diffusion",
+        "forest": "generators.tabular.forest:Forest",
+        "independent": "generators.tabular.independent:Independent",
+        "sdv-copulagan": "generators.tabular.sdv:SdvCopulaGAN",
+        "sdv-ctgan": "generators.tabular.sdv:SdvCTGAN",
+        "sdv-gaussian-copula": "generators.tabular.sdv:SdvGaussianCopula",
+        "sdv-tvae": "generators.tabular.sdv:SdvTVAE",
+        "tvae": "generators.tabular.tvae:TVAE",
+    },
+)
+
+
+def load_generator(folder: Path) -> Generator:
+    """The fitted generator in ``folder``, whatever its family.
+
+    Raises:
+        CheckpointError: the folder holds no readable model.
+    """
+    from . import persistence
+
+    return GENERATORS[persistence.read(folder).name].load(folder)

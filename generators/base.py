@@ -1,0 +1,354 @@
+"""What every generator promises, and the errors it may raise.
+
+Error tree::
+
+    LikenessError
+    ├── DataError (ValueError)          the data breaks a requirement
+    │   └── SchemaError                 the data and the schema disagree
+    ├── ParameterError (ValueError)     a hyper-parameter or an argument is out of range
+    ├── NotFittedError (RuntimeError)   sample or save before fit
+    ├── CheckpointError (RuntimeError)  a saved model cannot be written or read
+    └── TrainingError (RuntimeError)    training diverged and could not be rolled back
+
+Messages say the requirement, the fact and the remedy; they name columns, rows and counts, never
+a cell of the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from .schema import Data, Images, ImageSchema, Schema, TableSchema
+
+T = TypeVar("T")
+Modality = Literal["table", "image"]
+
+
+class LikenessError(Exception):
+    """Base of all errors that Likeness raises on purpose."""
+
+
+class DataError(LikenessError, ValueError):
+    """The data breaks a requirement."""
+
+
+class SchemaError(DataError):
+    """The data and the schema disagree."""
+
+
+class ParameterError(LikenessError, ValueError):
+    """A hyper-parameter or an argument is out of range or unknown."""
+
+
+class NotFittedError(LikenessError, RuntimeError):
+    """The generator has not been fitted yet."""
+
+
+class CheckpointError(LikenessError, RuntimeError):
+    """A saved model cannot be written or read."""
+
+
+class TrainingError(LikenessError, RuntimeError):
+    """Training diverged and could not be rolled back."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a long task: ``step`` of ``total``, done after ``seconds``."""
+
+    phase: str
+    step: int
+    total: int
+    seconds: float
+    loss: float | None = None
+
+    @property
+    def remaining(self) -> float | None:
+        """Estimated seconds to go, or None before the first step."""
+        if self.step <= 0:
+            return None
+        return self.seconds / self.step * max(self.total - self.step, 0)
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of consecutive rows of a sample, with the seed that alone decides its content.
+
+    Attributes:
+        start: index of the first row in the whole sample.
+        size: number of rows.
+        seed: 63-bit seed, a hash of (the sample's seed, the block's number).
+    """
+
+    start: int
+    size: int
+    seed: int
+
+    def rng(self) -> np.random.Generator:
+        """A fresh NumPy generator for this block."""
+        return np.random.default_rng(self.seed)
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on all ``parts``: the same parts give the same seed anywhere."""
+    digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+@dataclass(kw_only=True)
+class Generator(ABC):
+    """A family of models that learns a dataset and samples new rows or images.
+
+    The fields of the dataclass are the hyper-parameters. Fitted attributes end in ``_``. The same
+    data and seed give the same model on a CPU, bit for bit; the global random state is untouched.
+
+    A family implements ``_fit``, ``_sample_block``, ``_state`` and ``_restore``.
+    """
+
+    seed: int = 0
+
+    name: ClassVar[str]
+    modality: ClassVar[Modality]
+    persistent: ClassVar[bool] = True
+    """False where a saved model would need a pickle: it is then fitted and sampled at once."""
+    rows_per_block: ClassVar[int] = 8192
+    """A sample is a concatenation of blocks with seeds of their own, so that it never depends on
+    the number of shards or workers. Part of the format: a change changes all samples."""
+
+    def fit(self, data: Data, schema: Schema, *, progress: OnProgress | None = None) -> Self:
+        """Learn ``data``.
+
+        Args:
+            data: a DataFrame for table families, ``Images`` for image families; not modified.
+            schema: its schema; the columns of the frame must be the schema's, in its order.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            SchemaError: data and schema disagree.
+            DataError: fewer than two rows.
+        """
+        if self.modality == "table":
+            check_table(data, schema)
+        else:
+            check_images(data, schema)
+        self.schema_: Schema = schema
+        self.loss_history_: list[tuple[int, float]] = []
+        self._fit(data, schema, progress or _no_progress)
+        self.fitted_ = True
+        return self
+
+    def sample(self, n: int, *, seed: int, progress: OnProgress | None = None) -> Data:
+        """Exactly ``n`` new rows or images in the schema's order and dtypes.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            ParameterError: ``n`` is negative.
+        """
+        self._require_fitted()
+        if n < 0:
+            raise ParameterError(f"sample size must be at least 0, got {n}; ask for 0 or more rows")
+        parts: list[Data] = []
+        for block in self.blocks(n, seed):
+            parts.append(self._sample_block(block))
+            if progress is not None:
+                progress(Progress("sample", block.start + block.size, n, 0.0))
+        return _concatenate(parts, self.schema_)
+
+    def sample_block(self, block: Block) -> Data:
+        """The rows of one block: what a worker computes when a sample is split into shards."""
+        self._require_fitted()
+        return self._sample_block(block)
+
+    def blocks(self, n: int, seed: int) -> Iterator[Block]:
+        """The blocks of a sample of ``n`` rows with ``seed``."""
+        for number, start in enumerate(range(0, n, self.rows_per_block)):
+            size = min(self.rows_per_block, n - start)
+            yield Block(start, size, derive_seed(self.name, seed, number))
+
+    def save(self, folder: Path) -> None:
+        """Write the fitted model into ``folder`` as safetensors and JSON.
+
+        The files hold real column values: they belong into the vault.
+
+        Raises:
+            NotFittedError: before ``fit``.
+            CheckpointError: this family cannot be saved (see ``persistent``).
+        """
+        from . import persistence
+
+        self._require_fitted()
+        if not self.persistent:
+            raise CheckpointError(
+                f"a saved model must not need a pickle, but {self.name} would; "
+                "fit and sample it in one step, or choose another generator"
+            )
+        arrays, state = self._state()
+        persistence.write(folder, self.name, self.parameters(), self.schema_, arrays, state)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The fitted model that ``save`` wrote into ``folder``.
+
+        Raises:
+            CheckpointError: the files are missing, damaged, or of another family.
+        """
+        from . import persistence
+
+        saved = persistence.read(folder)
+        if saved.name != cls.name:
+            raise CheckpointError(
+                f"the folder must hold a {cls.name} model, it holds {saved.name!r}; "
+                "use generators.load_generator"
+            )
+        generator = cls.from_parameters(saved.parameters)
+        generator.schema_ = saved.schema
+        generator.loss_history_ = []
+        generator._restore(saved.arrays, saved.state)
+        generator.fitted_ = True
+        return generator
+
+    def parameters(self) -> dict[str, Any]:
+        """The hyper-parameters as a JSON-able dictionary."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """A new generator with these hyper-parameters.
+
+        Raises:
+            ParameterError: an unknown name; the message gives the nearest known one.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in parameters:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ParameterError(
+                    f"{cls.name} takes the parameters {', '.join(known)}; got {key!r}{hint}"
+                )
+        return cls(**parameters)
+
+    def _require_fitted(self) -> None:
+        if not getattr(self, "fitted_", False):
+            raise NotFittedError(f"{self.name} must be fitted first; call fit or load")
+
+    @abstractmethod
+    def _fit(self, data: Any, schema: Any, progress: OnProgress) -> None:  # noqa: ANN401
+        """Learn checked data."""
+
+    @abstractmethod
+    def _sample_block(self, block: Block) -> Data:
+        """``block.size`` rows that depend on the model and ``block.seed`` alone."""
+
+    @abstractmethod
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Fitted state as named arrays and a JSON-able dictionary."""
+
+    @abstractmethod
+    def _restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
+        """Inverse of ``_state``; ``schema_`` is already set."""
+
+
+class Registry(Mapping[str, type[T]], Generic[T]):
+    """Names and the classes behind them, imported at first use.
+
+    So torch and scikit-learn stay out of a process that only lists or validates names.
+    """
+
+    def __init__(self, kind: str, paths: Mapping[str, str]) -> None:
+        self._kind = kind
+        self._paths = dict(paths)
+
+    def __getitem__(self, name: str) -> type[T]:
+        if name not in self._paths:
+            near = difflib.get_close_matches(name, self._paths, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ParameterError(
+                f"the {self._kind} must be one of {', '.join(self._paths)}; got {name!r}{hint}"
+            )
+        module, _, attribute = self._paths[name].partition(":")
+        loaded: type[T] = getattr(importlib.import_module(module), attribute)
+        return loaded
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._paths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+def check_table(data: Data, schema: Schema) -> None:
+    """Raise SchemaError or DataError unless ``data`` is a frame that ``schema`` describes."""
+    if not isinstance(schema, TableSchema):
+        raise SchemaError(
+            f"a table generator needs a TableSchema, got {type(schema).__name__}; "
+            "use TableSchema.infer(frame)"
+        )
+    if not isinstance(data, pd.DataFrame):
+        raise SchemaError(
+            f"a table generator needs a pandas DataFrame, got {type(data).__name__}; convert it"
+        )
+    names = [str(name) for name in data.columns]
+    if names != list(schema.names):
+        missing = [name for name in schema.names if name not in names]
+        extra = [name for name in names if name not in schema.names]
+        raise SchemaError(
+            "the columns must be the schema's, in its order; "
+            f"missing {missing or 'none'}, unknown {extra or 'none'}; select and order them"
+        )
+    if len(data) < 2:
+        raise DataError(f"a table needs at least 2 rows, got {len(data)}; give more data")
+
+
+def check_images(data: Data, schema: Schema) -> None:
+    """Raise SchemaError or DataError unless ``data`` are images that ``schema`` describes."""
+    if not isinstance(schema, ImageSchema) or not isinstance(data, Images):
+        raise SchemaError(
+            "an image generator needs Images and an ImageSchema, got "
+            f"{type(data).__name__} and {type(schema).__name__}"
+        )
+    shape = (schema.height, schema.width, schema.channels)
+    if data.pixels.shape[1:] != shape:
+        raise SchemaError(
+            f"images must be {shape} (height, width, channels) as the schema says, "
+            f"got {data.pixels.shape[1:]}"
+        )
+    if len(data) < 2:
+        raise DataError(f"an image set needs at least 2 images, got {len(data)}; give more data")
+
+
+def _concatenate(parts: list[Data], schema: Schema) -> Data:
+    if isinstance(schema, ImageSchema):
+        shape = (0, schema.height, schema.width, schema.channels)
+        images = [part for part in parts if isinstance(part, Images)]
+        if not images:
+            return Images(np.zeros(shape, np.uint8), np.zeros(0, np.int64))
+        return Images(
+            np.concatenate([part.pixels for part in images]),
+            np.concatenate([part.labels for part in images]),
+        )
+    frames = [part for part in parts if isinstance(part, pd.DataFrame)]
+    if not frames:
+        return schema.empty_frame()
+    return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+
+
+def _no_progress(_: Progress) -> None:
+    return None

@@ -1,0 +1,1 @@
+"""Families that learn images; one file each."""

@@ -1,0 +1,1 @@
+"""Families that learn tables; one file each."""

@@ -1,0 +1,188 @@
+"""What CTGAN and TVAE share: the training table on the device, sampling, and state.
+
+Training keeps the table on the device as integer positions and float alphas; the one-hot vectors
+exist only inside a batch. Sampling always runs on the CPU in float32 and in batches of one fixed
+shape, so that the rows of a block depend on the model and the block alone.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from ..base import Block, DataError, Generator, Modality, OnProgress, ParameterError, derive_seed
+from ..encoding import TableCodec
+from ..schema import TableSchema
+from ..training import (
+    build,
+    load_module_arrays,
+    module_arrays,
+    resolve_device,
+    torch_generator,
+)
+from .modes import Spans, TableTokens
+
+_MICRO_BATCH = 1024
+"""Rows per forward pass of a sample. Part of the format: a change changes all samples."""
+
+
+class ResidentTable:
+    """A table of tokens and alphas on a device, whose rows are made dense on demand.
+
+    A dense row is the A alphas, then the K one-hot positions of all columns.
+
+    Attributes:
+        tokens: int64, shape (N, D).
+        alphas: float32, shape (N, A).
+        has_alpha: float32, shape (N, A), 1 where the token is a mode.
+        spans: the one-hot layout.
+    """
+
+    def __init__(
+        self, layout: TableTokens, tokens: np.ndarray, alphas: np.ndarray, device: torch.device
+    ) -> None:
+        self.device = device
+        self.spans = Spans(layout.sizes, device)
+        self.tokens = torch.from_numpy(tokens).to(device, torch.int32)
+        self.alphas = torch.from_numpy(alphas).to(device)
+        first_mode = [layout.columns[at].first_mode for at in layout.continuous]
+        is_mode = tokens[:, layout.continuous] >= np.array(first_mode, dtype=np.int64)
+        self.has_alpha = torch.from_numpy(is_mode).to(device, torch.float32)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def scalars(self) -> int:
+        """A, the number of alphas in a row."""
+        return self.alphas.shape[1]
+
+    @property
+    def width(self) -> int:
+        """A + K, the length of a dense row."""
+        return self.scalars + self.spans.width
+
+    def positions(self, rows: torch.Tensor) -> torch.Tensor:
+        """Where the ones of these rows are among the K one-hot positions, shape (B, S)."""
+        return self.tokens[rows] + self.spans.first
+
+    def dense(self, rows: torch.Tensor) -> torch.Tensor:
+        """These rows as float32, shape (B, A + K)."""
+        out = torch.zeros(len(rows), self.width, device=self.device)
+        out[:, : self.scalars] = self.alphas[rows]
+        return out.scatter_(1, self.positions(rows) + self.scalars, 1.0)
+
+
+@dataclass(kw_only=True)
+class NeuralTable(Generator):
+    """A neural table family over mode-specific tokens.
+
+    A family implements ``_network``, ``_train`` and ``_draw``.
+
+    Attributes:
+        epochs: passes over the table.
+        batch_size: rows per step.
+        device: ``auto``, ``cpu`` or ``cuda``; where training runs. Sampling runs on the CPU.
+    """
+
+    epochs: int = 300
+    batch_size: int = 500
+    device: str = "auto"
+
+    modality: ClassVar[Modality] = "table"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ParameterError(
+                    f"{name} of {self.name} must be at least 1, got {getattr(self, name)}"
+                )
+
+    def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
+        device = resolve_device(self.device)
+        codec = TableCodec.fit(data, schema)
+        if not codec.columns:
+            raise DataError(
+                f"{self.name} needs a column to learn, all {len(schema.columns)} are ids or text; "
+                "declare the kind of at least one as categorical, numerical or datetime"
+            )
+        encoded = codec.encode(data)
+        self.layout_ = TableTokens.fit(codec, encoded)
+        rng = np.random.default_rng(derive_seed(self.name, self.seed, "modes"))
+        table = ResidentTable(self.layout_, *self.layout_.encode(encoded, rng), device)
+        weights = torch_generator("cpu", self.name, self.seed, "weights")
+        self.network_: Any = build(self._network, device, weights)
+        self._train(table, progress)
+        self._ready_to_sample()
+
+    def _ready_to_sample(self) -> None:
+        self.network_ = self.network_.to("cpu").eval().requires_grad_(False)
+        self._spans = Spans(self.layout_.sizes, torch.device("cpu"))
+
+    def _sample_block(self, block: Block) -> pd.DataFrame:
+        generator = torch_generator("cpu", self.name, "sample", block.seed)
+        tokens, alphas = [], []
+        with torch.inference_mode():
+            for _ in range(0, block.size, _MICRO_BATCH):
+                token, alpha = self._draw(_MICRO_BATCH, generator)
+                tokens.append(token)
+                alphas.append(alpha)
+        drawn = torch.cat(tokens).numpy()[: block.size], torch.cat(alphas).numpy()[: block.size]
+        encoded = self.layout_.decode(*drawn, block.rng())
+        return self.layout_.codec.decode(encoded, first_row=block.start)
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        state = {"codec": self.layout_.codec.to_json(), "tokens": self.layout_.to_json()}
+        return {**module_arrays(self.network_, "network."), **self._arrays()}, state
+
+    def _restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
+        schema: Any = self.schema_
+        codec = TableCodec.from_json(schema, state["codec"])
+        self.layout_ = TableTokens.from_json(codec, state["tokens"])
+        self._restore_arrays(arrays)
+        # The weights are overwritten; the seed only has to be some seed.
+        self.network_ = build(self._network, "cpu", torch_generator("cpu", self.name, "restore"))
+        load_module_arrays(self.network_, arrays, "network.")
+        self._ready_to_sample()
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Fitted arrays beside the network's."""
+        return {}
+
+    def _restore_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """Inverse of ``_arrays``; called before ``_network``."""
+
+    @abstractmethod
+    def _network(self) -> nn.Module:
+        """The network that samples need, for ``layout_``."""
+
+    @abstractmethod
+    def _train(self, table: ResidentTable, progress: OnProgress) -> None:
+        """Train ``network_`` on ``table`` and fill ``loss_history_``."""
+
+    @abstractmethod
+    def _draw(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (int64, (n, D)) and alphas (float32, (n, A)) of new rows."""
+
+
+def check_positive(owner: str, **values: float) -> None:
+    """Raise ParameterError unless all ``values`` are above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ParameterError(f"{name} of {owner} must be above 0, got {value}; raise it")
+
+
+def check_widths(owner: str, **widths: tuple[int, ...]) -> None:
+    """Raise ParameterError unless each tuple holds positive layer widths, at least one."""
+    for name, value in widths.items():
+        if not value or min(value) < 1:
+            raise ParameterError(
+                f"{name} of {owner} must be layer widths of at least 1, got {list(value)}; "
+                "give for example [256, 256]"
+            )

@@ -1,0 +1,187 @@
+"""TVAE: a variational autoencoder for tables, written from the paper.
+
+Xu, Skoularidou, Cuesta-Infante, Veeramachaneni (2019), Modeling Tabular Data using Conditional
+GAN, arXiv 1907.00503, section 4.5.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..base import OnProgress
+from ..training import build, run_steps, torch_generator
+from .neural import NeuralTable, ResidentTable, check_positive, check_widths
+
+_STD_RANGE = (0.01, 1.0)
+_MAX_ALPHA = 1.0
+
+
+class _Stack(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], out: int) -> None:
+        super().__init__()
+        sizes = itertools.pairwise([inputs, *widths, out])
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in sizes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, inputs) -> (B, out)."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = F.relu(layer(x))
+        out: torch.Tensor = last(x)
+        return out
+
+
+class Encoder(nn.Module):
+    """Dense rows -> mean and log variance of the posterior of z."""
+
+    def __init__(self, width: int, widths: tuple[int, ...], latent: int) -> None:
+        super().__init__()
+        self.stack = _Stack(width, widths, 2 * latent)
+
+    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, A + K) -> (B, latent) twice."""
+        mean, log_variance = self.stack(rows).chunk(2, dim=1)
+        return mean, log_variance
+
+
+class Decoder(nn.Module):
+    """z -> alphas' means and tokens' logits; the alphas' deviations are parameters of their own."""
+
+    def __init__(self, latent: int, widths: tuple[int, ...], scalars: int, tokens: int) -> None:
+        super().__init__()
+        self.scalars = scalars
+        self.stack = _Stack(latent, widths, scalars + tokens)
+        self.std = AlphaStd(scalars)
+
+    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, latent) -> means (B, A) and logits (B, K)."""
+        out = self.stack(z)
+        return out[:, : self.scalars].tanh(), out[:, self.scalars :]
+
+
+class AlphaStd(nn.Module):
+    """The standard deviation of each alpha, shape (A,)."""
+
+    def __init__(self, scalars: int) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.empty(scalars))
+
+    def initialise(self, _: torch.Generator) -> None:
+        """A tenth of alpha's range to begin with."""
+        self.log.fill_(-2.3)
+
+    def forward(self) -> torch.Tensor:
+        """Within the range that keeps the likelihood bounded."""
+        return self.log.exp().clamp(*_STD_RANGE)
+
+
+@dataclass(kw_only=True)
+class TVAE(NeuralTable):
+    """Tabular variational autoencoder (arXiv 1907.00503).
+
+    Attributes:
+        embedding_dim: length of the latent vector.
+        compress_dims: widths of the encoder's hidden layers.
+        decompress_dims: widths of the decoder's hidden layers.
+        lr: learning rate (Adam).
+        l2scale: weight decay.
+        loss_factor: weight of the reconstruction against the divergence.
+    """
+
+    embedding_dim: int = 128
+    compress_dims: tuple[int, ...] = (128, 128)
+    decompress_dims: tuple[int, ...] = (128, 128)
+    lr: float = 1e-3
+    l2scale: float = 1e-5
+    loss_factor: float = 2.0
+
+    name: ClassVar[str] = "tvae"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.compress_dims = tuple(self.compress_dims)
+        self.decompress_dims = tuple(self.decompress_dims)
+        check_positive(
+            self.name, embedding_dim=self.embedding_dim, lr=self.lr, loss_factor=self.loss_factor
+        )
+        check_widths(
+            self.name, compress_dims=self.compress_dims, decompress_dims=self.decompress_dims
+        )
+
+    def _network(self) -> Decoder:
+        scalars, tokens = len(self.layout_.continuous), sum(self.layout_.sizes)
+        return Decoder(self.embedding_dim, self.decompress_dims, scalars, tokens)
+
+    def _train(self, table: ResidentTable, progress: OnProgress) -> None:
+        training = _Training(self, table)
+        total = self.epochs * training.steps
+        self.loss_history_ = run_steps(training.step, total, phase="fit", progress=progress)
+
+    def _draw(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        z = torch.randn(n, self.embedding_dim, generator=generator)
+        means, logits = self.network_(z)
+        noise = torch.randn(means.shape, generator=generator)
+        alphas = (means + self.network_.std() * noise).clamp(-_MAX_ALPHA, _MAX_ALPHA)
+        return self._spans.draw(logits, generator), alphas
+
+
+class _Training:
+    """Encoder, decoder, their optimiser and one step."""
+
+    def __init__(self, settings: TVAE, table: ResidentTable) -> None:
+        self.settings, self.table = settings, table
+        self.batch = min(settings.batch_size, len(table))
+        self.steps = len(table) // self.batch
+        self.random = torch_generator(table.device, settings.name, settings.seed, "steps")
+        self.decoder: Decoder = settings.network_.train()
+        weights = torch_generator("cpu", settings.name, settings.seed, "encoder")
+        widths = settings.compress_dims, settings.embedding_dim
+        self.encoder = build(lambda: Encoder(table.width, *widths), table.device, weights)
+        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        self.adam = torch.optim.Adam(
+            parameters, lr=settings.lr, weight_decay=settings.l2scale, fused=True
+        )
+        self.order = torch.empty(0, dtype=torch.int64)
+
+    def step(self, index: int) -> torch.Tensor:
+        """One update; gives the loss per row."""
+        at = index % self.steps
+        if at == 0:
+            device = self.table.device
+            self.order = torch.randperm(len(self.table), generator=self.random, device=device)
+        loss = self.loss(self.order[at * self.batch : (at + 1) * self.batch])
+        self.adam.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.adam.step()
+        return loss.detach()
+
+    def loss(self, rows: torch.Tensor) -> torch.Tensor:
+        """The negative evidence lower bound per row, its reconstruction ``loss_factor`` times."""
+        mean, log_variance = self.encoder(self.table.dense(rows))
+        noise = torch.randn(mean.shape, generator=self.random, device=mean.device)
+        means, logits = self.decoder(mean + (0.5 * log_variance).exp() * noise)
+        divergence = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).sum()
+        reconstruction = self.token_loss(logits, rows) + self.alpha_loss(means, rows)
+        loss: torch.Tensor = self.settings.loss_factor * reconstruction + divergence
+        return loss / len(rows)
+
+    def token_loss(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of all tokens of these rows."""
+        chosen = logits.gather(1, self.table.positions(rows))
+        loss: torch.Tensor = self.table.spans.log_sum_exp(logits).sum() - chosen.sum()
+        return loss
+
+    def alpha_loss(self, means: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Gaussian log loss of the alphas, where the token is a mode and alpha means something."""
+        std = self.decoder.std()
+        z = (self.table.alphas[rows] - means) / std
+        loss: torch.Tensor = ((0.5 * z**2 + std.log()) * self.table.has_alpha[rows]).sum()
+        return loss

@@ -1,0 +1,142 @@
+"""TVAE: its loss against closed forms, learning on a toy, determinism."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer
+
+from generators import TableSchema
+from generators.base import Block, ParameterError, TrainingError
+from generators.encoding import TableCodec
+from generators.tabular.modes import TableTokens
+from generators.tabular.neural import ResidentTable
+from generators.tabular.tvae import TVAE, _Training
+from generators.training import build, torch_generator
+
+CPU = torch.device("cpu")
+SMALL = {"compress_dims": (64, 64), "decompress_dims": (64, 64), "embedding_dim": 16}
+
+
+def toy(n: int = 3000) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    group = rng.choice(["a", "b"], n, p=[0.7, 0.3])
+    x = rng.normal(np.where(group == "a", -4.0, 4.0), 0.5)
+    return pd.DataFrame({"group": group, "x": np.where(rng.random(n) < 0.1, np.nan, x)})
+
+
+def training(frame: pd.DataFrame) -> _Training:
+    model = TVAE(**SMALL)  # type: ignore[arg-type]
+    codec = TableCodec.fit(frame, TableSchema.infer(frame))
+    encoded = codec.encode(frame)
+    model.layout_ = TableTokens.fit(codec, encoded)
+    tokens = model.layout_.encode(encoded, np.random.default_rng(0))
+    model.network_ = build(model._network, CPU, torch_generator("cpu", "test"))
+    return _Training(model, ResidentTable(model.layout_, *tokens, CPU))
+
+
+@pytest.fixture(scope="module")
+def learned() -> TVAE:
+    frame = toy()
+    return TVAE(epochs=80, batch_size=200, **SMALL).fit(frame, TableSchema.infer(frame))
+
+
+def test_learns_shares_modes_and_the_dependence(learned: TVAE):
+    sample = learned.sample(4000, seed=1)
+    assert abs((sample["group"] == "a").mean() - 0.7) < 0.06
+    assert abs(sample["x"].isna().mean() - 0.1) < 0.08
+    present = sample.dropna()
+    assert ((present["x"] > 0) == (present["group"] == "b")).mean() > 0.9
+    for group, centre in (("a", -4.0), ("b", 4.0)):
+        x = present.loc[present["group"] == group, "x"]
+        assert abs(x.median() - centre) < 0.5
+        assert 0.2 < x.quantile(0.8) - x.quantile(0.2) < 2.0
+
+
+def test_the_loss_falls(learned: TVAE):
+    losses = [loss for _, loss in learned.loss_history_]
+    assert losses[-1] < losses[0]
+
+
+def test_a_block_is_the_same_alone_and_rows_do_not_depend_on_its_size(learned: TVAE):
+    long = learned.sample_block(Block(0, 1500, 7))
+    pd.testing.assert_frame_equal(long, learned.sample_block(Block(0, 1500, 7)))
+    pd.testing.assert_frame_equal(long.head(10), learned.sample_block(Block(0, 10, 7)))
+    assert not learned.sample_block(Block(0, 10, 8)).equals(long.head(10))
+
+
+def test_saved_and_loaded_gives_the_same_rows(learned: TVAE, tmp_path):
+    learned.save(tmp_path)
+    loaded = TVAE.load(tmp_path)
+    assert loaded.parameters() == learned.parameters()
+    pd.testing.assert_frame_equal(loaded.sample(50, seed=3), learned.sample(50, seed=3))
+
+
+def test_a_gradient_reaches_every_parameter():
+    run = training(toy(300))
+    run.loss(torch.arange(100)).backward()
+    for module in (run.encoder, run.decoder):
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_token_loss_is_the_cross_entropy_column_by_column():
+    run = training(toy(300))
+    rows = torch.arange(50)
+    logits = torch.randn(50, run.table.spans.width, generator=run.random)
+    exact = sum(
+        torch.nn.functional.cross_entropy(part, run.table.tokens[rows, at].long(), reduction="sum")
+        for at, part in enumerate(logits.split(run.table.spans.sizes, dim=1))
+    )
+    torch.testing.assert_close(run.token_loss(logits, rows), exact)
+
+
+def test_the_alpha_loss_is_gaussian_and_ignores_missing_values():
+    frame = toy(300)
+    run = training(frame)
+    rows = torch.arange(300)
+    means = torch.zeros(300, 1)
+    present = torch.from_numpy(frame["x"].notna().to_numpy())
+    std = float(run.decoder.std().detach())
+    normal = torch.distributions.Normal(0.0, std)
+    constant = 0.5 * np.log(2 * np.pi)
+    exact = (-normal.log_prob(run.table.alphas[present, 0]) - constant).sum()
+    torch.testing.assert_close(run.alpha_loss(means, rows), exact)
+    means[~present] = 9.0
+    torch.testing.assert_close(run.alpha_loss(means, rows), exact)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [toy(60)[["x"]], toy(60)[["group"]], toy(7), pd.DataFrame({"only": ["same"] * 5})],
+    ids=["continuous", "discrete", "tiny", "one value"],
+)
+def test_odd_tables(frame: pd.DataFrame):
+    schema = TableSchema.infer(frame)
+    sample = TVAE(epochs=2, **SMALL).fit(frame, schema).sample(30, seed=0)
+    assert list(sample.dtypes) == list(frame.dtypes)
+    assert len(sample) == 30
+
+
+def test_correlations_of_real_data_are_learned():
+    frame = load_breast_cancer(as_frame=True).frame[["mean radius", "mean area", "target"]]
+    model = TVAE(epochs=150, batch_size=100, **SMALL)
+    sample = model.fit(frame, TableSchema.infer(frame)).sample(2000, seed=0)
+    assert sample.corr(method="spearman").loc["mean radius", "mean area"] > 0.6  # really 0.99
+    assert sample.corr(method="spearman").loc["mean radius", "target"] < -0.4  # really -0.73
+
+
+def test_divergence_is_an_error_not_a_model():
+    frame = toy(200)
+    with pytest.raises(TrainingError, match="learning rate"):
+        TVAE(epochs=60, lr=1e30, **SMALL).fit(frame, TableSchema.infer(frame))
+
+
+def test_settings_out_of_range_are_named():
+    with pytest.raises(ParameterError, match="compress_dims"):
+        TVAE(compress_dims=())
+    with pytest.raises(ParameterError, match="loss_factor"):
+        TVAE(loss_factor=0.0)
