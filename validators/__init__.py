@@ -1,0 +1,26 @@
+"""What can be measured of (train, holdout, synthetic); knows only the generators' data types."""
+
+from generators.base import Registry
+
+from .base import Score as Score
+from .base import Scorecard as Scorecard
+from .base import Validator as Validator
+from .comparison import Comparison as Comparison
+
+VALIDATORS: Registry[Validator] = Registry(
+    "validator",
+    {
+        "bias": "validators.bias:Bias",
+        "copies": "validators.privacy.copies:Copies",
+        "detection": "validators.detection:Detection",
+        "diversity": "validators.diversity:Diversity",
+        "fidelity": "validators.fidelity:Fidelity",
+        "image-bias": "validators.image:ImageBias",
+        "image-copies": "validators.privacy.images:ImageCopies",
+        "image-diversity": "validators.image:ImageDiversity",
+        "image-fidelity": "validators.image:ImageFidelity",
+        "image-utility": "validators.image:ImageUtility",
+        "membership": "validators.privacy.membership:Membership",
+        "utility": "validators.utility:Utility",
+    },
+)

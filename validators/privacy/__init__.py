@@ -1,0 +1,1 @@
+"""What a release tells of the people it was learned from: copies, membership, attributes."""

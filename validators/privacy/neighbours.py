@@ -1,0 +1,113 @@
+"""Exact nearest neighbours among mixed rows and among images, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from validators.binning import TableView
+
+_CHUNK_CELLS = 4_000_000
+"""Distances held at once: 32 MB."""
+
+
+@dataclass(frozen=True)
+class MixedPoints:
+    """Rows as points of a Gower-like space; each column weighs about the same.
+
+    Attributes:
+        numbers: float64 (N, D_num), scaled by the real range; a missing number sits at the median.
+        marks: float64 (N, D_mark), categories and missing flags; unequal ones are 1 apart.
+    """
+
+    numbers: np.ndarray
+    marks: np.ndarray
+
+    @classmethod
+    def of(cls, view: TableView) -> MixedPoints:
+        """The points of an encoded table."""
+        marks = np.hstack([view.categories, view.missing]).astype(np.float64)
+        return cls(view.numbers.astype(np.float64), marks)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, rows: np.ndarray) -> MixedPoints:
+        """The points of these row numbers."""
+        return MixedPoints(self.numbers[rows], self.marks[rows])
+
+    def distances(self, other: MixedPoints) -> np.ndarray:
+        """L1 distance of the numbers plus the number of unequal marks, shape (N, other's N)."""
+        total = np.zeros((len(self), len(other)))
+        if self.numbers.shape[1]:
+            cdist(self.numbers, other.numbers, "cityblock", out=total)
+        if self.marks.shape[1]:
+            unequal = cdist(self.marks, other.marks, "hamming")
+            unequal *= self.marks.shape[1]
+            total += unequal
+        return total
+
+
+@dataclass(frozen=True)
+class PixelPoints:
+    """Images as points.
+
+    Attributes:
+        pixels: float64 (N, D); whole numbers keep distances exact.
+    """
+
+    pixels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, rows: np.ndarray) -> PixelPoints:
+        """The points of these row numbers."""
+        return PixelPoints(self.pixels[rows])
+
+    def distances(self, other: PixelPoints) -> np.ndarray:
+        """Euclidean distances, shape (N, other's N)."""
+        squares = self.pixels @ other.pixels.T
+        squares *= -2
+        squares += np.einsum("ij,ij->i", self.pixels, self.pixels)[:, None]
+        squares += np.einsum("ij,ij->i", other.pixels, other.pixels)
+        np.maximum(squares, 0, out=squares)
+        np.sqrt(squares, out=squares)
+        distances: np.ndarray = squares
+        return distances
+
+
+Points = MixedPoints | PixelPoints
+
+
+def nearest(queries: Points, reference: Points, k: int = 1) -> np.ndarray:
+    """Distances to the ``k`` nearest points of ``reference``, ascending, shape (N, k).
+
+    Exact: the reference is never subsampled here. Where it has fewer than ``k`` points, the last
+    distance is repeated.
+    """
+    k_found = min(k, len(reference))
+    found = np.empty((len(queries), k_found))
+    step = max(1, _CHUNK_CELLS // max(len(reference), 1))
+    for start in range(0, len(queries), step):
+        rows = np.arange(start, min(start + step, len(queries)))
+        found[rows] = _smallest(_between(queries, rows, reference), k_found)
+    repeats = np.minimum(np.arange(k), k_found - 1)
+    return found[:, repeats]
+
+
+def _between(queries: Points, rows: np.ndarray, reference: Points) -> np.ndarray:
+    between: Callable[[Points], np.ndarray] = queries.take(rows).distances  # type: ignore[assignment]
+    return between(reference)
+
+
+def _smallest(distances: np.ndarray, k: int) -> np.ndarray:
+    if k == 1:
+        smallest: np.ndarray = distances.min(axis=1, keepdims=True)
+        return smallest
+    if k < distances.shape[1]:
+        distances.partition(k - 1, axis=1)
+    return np.sort(distances[:, :k], axis=1)

@@ -1,0 +1,117 @@
+"""Metrics in words, and numbers as people read them."""
+
+from __future__ import annotations
+
+from .verdict import GateResult, Verdict
+
+METRICS: dict[str, str] = {
+    "structure_columns": "Columns and their order",
+    "structure_rows": "Number of rows",
+    "structure_types": "Data types",
+    "structure_nulls": "Missing values only where allowed",
+    "structure_domain": "Values in the declared domain",
+    "structure_ids": "Unique ids",
+    "structure_shape": "Height, width and channels",
+    "structure_pixels": "8-bit pixels",
+    "structure_labels": "Known classes",
+    "marginal_tvd": "Distance of one column's values",
+    "marginal_tvd_mean": "Distance of column values, mean",
+    "marginal_tvd_worst": "Distance of column values, worst column",
+    "pair_tvd": "Distance of one pair of columns",
+    "pair_tvd_mean": "Distance of column pairs, mean",
+    "pair_tvd_p95": "Distance of column pairs, 95th percentile",
+    "c2st_auc": "Detection by a classifier",
+    "c2st_column_auc": "Detection by a classifier, what one column tells",
+    "near_copy_excess": "Near copies of training rows, over chance",
+    "tstr": "Skill of models trained on synthetic data",
+    "trtr": "Skill of models trained on real data",
+    "tstr_accuracy": "Accuracy of classifiers trained on synthetic images",
+    "trtr_accuracy": "Accuracy of classifiers trained on real images",
+    "representation_ratio": "Share of the group over its real share",
+    "label_drift": "Drift of the group's outcome gap",
+    "c2st_excess": "Detection by a classifier, over real data",
+    "utility_retention": "Skill kept by models trained on synthetic data",
+    "tstr_gap": "Accuracy lost by training on synthetic data",
+    "coverage_ratio": "Coverage of the real data's regions",
+    "missing_categories": "Categories that are missing",
+    "missing_classes": "Classes that are missing",
+    "duplicate_excess": "Exact duplicates, over real data",
+    "copy_excess": "Verbatim copies of training rows, over chance",
+    "dcr_share": "Closer to training rows than to unseen rows",
+    "nearest_is_train": "Closer to training images than to unseen images",
+    "memorisation_excess": "Near copies of training images, over chance",
+    "membership_auc": "Who was in the training data: best attack",
+    "membership_tpr_at_fpr1": "Who was in the training data: sure hits",
+    "membership_auc_isolated": "Who was in the training data: most isolated rows",
+    "representation_worst": "Share of groups, worst ratio",
+    "class_representation_worst": "Share of classes, worst ratio",
+    "label_drift_worst": "Outcome gap between groups, worst drift",
+    "frechet_ratio": "Fréchet distance, relative to real data",
+    "frechet_distance": "Fréchet distance",
+    "kernel_distance": "Kernel distance",
+    "label_fidelity": "Images that show the class of their label",
+}
+
+DIMENSIONS: dict[str, str] = {
+    "structure": "Is it well-formed?",
+    "fidelity": "Does it look like the real data?",
+    "utility": "Can models learn from it?",
+    "diversity": "Does it reach everything?",
+    "privacy": "Does it give anyone away?",
+    "bias": "Does it treat groups alike?",
+}
+
+
+def metric_words(metric: str) -> str:
+    """A metric's name in words; one that is not listed is spelled out."""
+    return METRICS.get(metric) or metric.replace("_", " ").capitalize()
+
+
+def number(value: float | None) -> str:
+    """Three decimals, fewer for large numbers; a dash where there is none."""
+    if value is None:
+        return "–"
+    if value == 0 or abs(value) >= 1000:
+        return f"{value:.0f}"
+    digits = 3 if abs(value) < 10 else 1
+    # Adding zero turns the −0.000 of a tiny negative number into 0.000.
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """A share in percent, with one decimal below ten."""
+    digits = 0 if abs(value) >= 0.0995 else 1
+    return f"{value:.{digits}%}".replace("%", " %").replace("-", "−")
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """The interval as ``low to high``, or nothing where it is a point or absent."""
+    if low is None or high is None or low == high:
+        return ""
+    return f"{number(low)} to {number(high)}"
+
+
+def status_words(gate: GateResult) -> str:
+    """The answer in a word: a failed warning is a warning."""
+    if gate.failed:
+        return "Failed" if gate.blocks else "Warning"
+    return "Holds" if gate.passed else "Not applicable"
+
+
+def gate_rows(verdict: Verdict) -> list[dict[str, str]]:
+    """The gates as rows of text, for a terminal: one dictionary a gate, in the verdict's order."""
+    return [
+        {
+            "dimension": gate.dimension,
+            "gate": gate.gate,
+            "metric": metric_words(gate.metric),
+            "subject": gate.subject,
+            "value": number(gate.value),
+            "interval": interval(gate.low, gate.high),
+            "reference": number(gate.reference),
+            "bound": gate.bound,
+            "verdict": status_words(gate),
+            "reason": gate.reason,
+        }
+        for gate in verdict.gates
+    ]
