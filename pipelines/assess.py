@@ -1,0 +1,171 @@
+"""Judge any synthetic file against real train and holdout files, whoever made it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from generators.base import DataError, OnProgress, ParameterError
+from generators.schema import Data, Images, ImageSchema, Schema, TableSchema
+from validators import Comparison
+from validators.contract import load_contract
+from validators.verdict import Verdict
+
+from .candidate import write_candidate
+from .declare import split_names, split_pair
+from .home import whole_folder, write_text
+from .ingest import MIN_ROWS
+from .pictures import contact_sheet
+from .release import as_schema
+from .sources import RawImages, RawTable, read_source, source_for_path
+from .steps import measure, versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to judge, against what, and where the report goes."""
+
+    synthetic: Path
+    train: Path
+    holdout: Path
+    target: str | None = None
+    protected: str | None = None
+    kinds: Sequence[str] = ()
+    contract: str = "standard"
+    seed: int = 0
+    output: Path = Path("likeness_report")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The verdict and its report."""
+
+    verdict: Verdict
+    report: Path
+
+
+def validate(request: Request, progress: OnProgress | None = None) -> Assessment:
+    """Measure, judge and report.
+
+    Raises:
+        DataError: a file cannot be read, or the three do not fit together.
+        ParameterError: the output folder exists, or an option is wrong.
+    """
+    from validators.expectations import judge
+    from validators.report import ReportContext, render_report
+
+    if request.output.exists():
+        raise ParameterError(
+            f"the output folder must be new, {request.output} exists; choose another"
+        )
+    contract = load_contract(request.contract)
+    data = _comparison(request)
+    card = measure(data, progress)
+    with whole_folder(request.output.absolute()) as folder:
+        digest = write_candidate(folder, data.synthetic, data.schema, "validated")
+        verdict = judge(
+            contract,
+            card,
+            synthetic=data.synthetic,
+            schema=data.schema,
+            rows=len(data.synthetic),
+            candidate_digest=digest,
+            run_name=request.synthetic.stem,
+            evidence=folder / "gx",
+        )
+        context = ReportContext(
+            dataset=request.synthetic.stem,
+            description="Judged as given; made elsewhere.",
+            verdict=verdict,
+            scorecard=card,
+            comparison=data,
+            loss_history=[],
+            contact_sheet_png=_sheet(data.synthetic, data.schema),
+            protection=(),
+            reproduce={
+                "contract": contract.name,
+                "seed": request.seed,
+                "content_digest": digest,
+                "versions": versions(),
+            },
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_text(folder / "scorecard.json", card.to_json())
+        write_text(folder / "verdict.json", verdict.to_json())
+        write_text(folder / "report.html", render_report(context))
+    return Assessment(verdict, request.output / "report.html")
+
+
+def _comparison(request: Request) -> Comparison:
+    raw = {
+        name: read_source(source_for_path(path))
+        for name, path in (
+            ("train", request.train),
+            ("holdout", request.holdout),
+            ("synthetic", request.synthetic),
+        )
+    }
+    train = raw["train"]
+    schema = train.schema if isinstance(train, RawImages) else _schema(train, request)
+    parts = {name: _fitted_to(schema, train, part, name) for name, part in raw.items()}
+    return Comparison(parts["synthetic"], parts["train"], parts["holdout"], schema, request.seed)
+
+
+def _schema(train: RawTable, request: Request) -> TableSchema:
+    kinds = dict(split_pair(text, "--kind") for text in request.kinds)
+    names = list(train.frame.columns)
+    protected = split_names(request.protected)
+    for option, wanted in (
+        ("--target", [request.target] if request.target else []),
+        ("--protected", protected),
+        ("--kind", list(kinds)),
+    ):
+        unknown = [name for name in wanted if name not in names]
+        if unknown:
+            raise ParameterError(
+                f"{option} must name columns of the data, {', '.join(unknown)} is not one"
+            )
+    return TableSchema.infer(train.frame, kinds=kinds, target=request.target, protected=protected)
+
+
+def _fitted_to(
+    schema: Schema, train: RawTable | RawImages, part: RawTable | RawImages, name: str
+) -> Data:
+    size = len(part.frame) if isinstance(part, RawTable) else len(part.images)
+    if size < MIN_ROWS:
+        raise DataError(
+            f"the {name} data needs at least {MIN_ROWS} rows to be judged, it has {size}"
+        )
+    if isinstance(schema, TableSchema) and isinstance(part, RawTable):
+        return as_schema(part.frame, schema)
+    if isinstance(schema, ImageSchema) and isinstance(part, RawImages):
+        return _relabelled(part, schema, name)
+    kind = "a table" if isinstance(train, RawTable) else "images"
+    raise DataError(f"train, holdout and synthetic must be of one kind; train is {kind}")
+
+
+def _relabelled(part: RawImages, schema: ImageSchema, name: str) -> Images:
+    """Labels of ``part`` as indices into the classes of train."""
+    if replace(part.schema, classes=schema.classes) != schema:
+        raise DataError(
+            f"the {name} images must be {schema.height} x {schema.width} with {schema.channels} "
+            "channel(s) like train; resize or convert them"
+        )
+    index = {label: number for number, label in enumerate(schema.classes)}
+    unknown = [label for label in part.schema.classes if label not in index]
+    if unknown:
+        raise DataError(
+            f"the {name} images must have the classes of train, {len(unknown)} are unknown"
+        )
+    table = np.array([index[label] for label in part.schema.classes], dtype=np.int64)
+    return Images(part.images.pixels, table[part.images.labels])
+
+
+def _sheet(data: Data, schema: Schema) -> bytes | None:
+    if isinstance(data, Images) and isinstance(schema, ImageSchema):
+        return contact_sheet(data, schema)
+    return None

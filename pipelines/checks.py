@@ -1,0 +1,78 @@
+"""The asset checks of a dataset: the verdict's gates, one check for each dimension.
+
+They block ``published`` within their run. They are the display; the lock is in ``steps.publish``,
+which believes no check.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from validators.base import DIMENSIONS
+from validators.verdict import GateResult
+
+from .assets import asset_key, identifier
+from .home import Home
+from .reporting import short_failures
+from .spec import DatasetSpec
+
+QUESTIONS = {
+    "structure": "Is it the same table: columns, types, domain, number of rows?",
+    "fidelity": "Is it distributed like the real data?",
+    "utility": "Is a model that is trained on it as good on real data?",
+    "diversity": "Does it cover the real data, rare parts too?",
+    "privacy": "Does it keep the people behind the real data hidden?",
+    "bias": "Are groups as alike, or as different, as in the real data?",
+}
+
+
+def build_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
+    """Six blocking checks on the scorecard, answered together."""
+    specs = [
+        dg.AssetCheckSpec(
+            dimension,
+            asset=asset_key(spec, "scorecard"),
+            blocking=True,
+            description=QUESTIONS[dimension],
+        )
+        for dimension in DIMENSIONS
+    ]
+
+    @dg.multi_asset_check(name=f"{identifier(spec.name)}_gates", specs=specs, can_subset=True)
+    def gates(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        from . import metadata, steps
+
+        with short_failures():
+            release = steps.prepare(spec, Home.from_environment())
+            verdict = steps.decide(release)
+        for key in sorted(context.selected_asset_check_keys):
+            answers = verdict.of(key.name)
+            yield _result(key, answers, metadata.of_gates(release, answers))
+
+    return gates
+
+
+def _result(
+    key: dg.AssetCheckKey, answers: tuple[GateResult, ...], metadata: dict[str, Any]
+) -> dg.AssetCheckResult:
+    failed = [answer for answer in answers if answer.failed]
+    blocks = any(answer.blocks for answer in failed)
+    return dg.AssetCheckResult(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=not failed,
+        severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
+        description=_sentence(answers),
+        metadata=metadata,
+    )
+
+
+def _sentence(answers: tuple[GateResult, ...]) -> str:
+    applicable = [answer for answer in answers if not answer.not_applicable]
+    failed = [answer.gate for answer in applicable if answer.failed]
+    if not applicable:
+        return "no gate applies to this dataset"
+    if failed:
+        return f"{len(failed)} of {len(applicable)} gates fail: {', '.join(failed)}"
+    return f"all {len(applicable)} gates hold"

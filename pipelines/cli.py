@@ -1,0 +1,301 @@
+"""``likeness``: the same steps as in Dagster, from a terminal.
+
+Exit codes: 0 done (published, passed), 1 internal failure, 2 bad input or request, 3 stopped by a
+gate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from generators import GENERATORS
+from generators.base import LikenessError
+from validators import VALIDATORS
+
+from .declare import Options, to_spec
+from .home import Home
+from .terminal import Terminal
+
+EXIT_INTERNAL, EXIT_INPUT, EXIT_QUARANTINED = 1, 2, 3
+PROJECT = Path(__file__).resolve().parent.parent
+_PATH = click.Path(path_type=Path)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """Commands whose known errors become one line and an exit code, never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
+        """Run the command and translate its outcome."""
+        from .steps import InternalError
+
+        terminal = Terminal("--json" in ctx.args or "--json" in sys.argv)
+        try:
+            ctx.exit(super().invoke(ctx) or 0)
+        except InternalError as error:
+            terminal.error(str(error))
+            ctx.exit(EXIT_INTERNAL)
+        except LikenessError as error:
+            terminal.error(str(error))
+            ctx.exit(EXIT_INPUT)
+        except KeyboardInterrupt:
+            terminal.error(
+                "stopped; what was finished is kept, the same command goes on from there"
+            )
+            ctx.exit(130)
+
+
+def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+_common = _stack(
+    click.option(
+        "--home",
+        type=_PATH,
+        envvar="LIKENESS_HOME",
+        default=Path("likeness_home"),
+        show_default=True,
+        help="Lake and vault.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines."),
+)
+_dataset = _stack(
+    click.argument("source", metavar="DATASET|PATH"),
+    click.option("--generator", help="Generator family, see `likeness generators`; default auto."),
+    click.option(
+        "--rows", type=click.IntRange(1), help="Rows or images; default as many as learned."
+    ),
+    click.option("--seed", type=click.IntRange(0), help="Same data, same seed: same result."),
+    click.option("--target", help="Column that models trained on the data would predict."),
+    click.option("--protected", help="Columns of protected groups: a,b."),
+    click.option("--entity", help="Columns that identify a subject, never split: a,b."),
+    click.option("--set", "settings", multiple=True, help="Hyper-parameter: key=value; repeat."),
+    click.option(
+        "--kind", "kinds", multiple=True, help="Declare a column: NAME=categorical; repeat."
+    ),
+    click.option("--drop", multiple=True, help="Leave a column out; repeat."),
+    click.option("--contract", help="standard, strict, internal, or a YAML file."),
+    click.option("--name", help="Name of the dataset in the lake."),
+)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="likeness")
+def main() -> None:
+    r"""A likeness of your data, never a copy of it, and the proof.
+
+    \b
+    Start here:
+      likeness run randhie                     a dataset that ships with Likeness
+      likeness run people.csv --target income  your own table
+      likeness run photos/                     a folder of images, a sub-folder a class
+      likeness ui                              the same in Dagster
+
+    Exit codes: 0 done, 1 internal failure, 2 bad input, 3 stopped by a gate.
+    """
+
+
+@main.command()
+@_dataset
+@_common
+def run(source: str, home: Path, as_json: bool, **given: Any) -> int:  # noqa: ANN401
+    """Make, judge and publish a likeness.
+
+    DATASET is a name from `likeness datasets`; PATH is a CSV or Parquet file or an image folder.
+    """
+    from . import steps
+
+    terminal = Terminal(as_json)
+    spec = to_spec(source, Options(**given))
+    place = Home(home.absolute())
+    real = steps.ingest(spec, place)
+    terminal.show_real(spec, real)
+    with terminal.progress() as progress:
+        result = steps.run(spec, place, progress, real=real)
+    terminal.show_result(result)
+    return 0 if result.published is not None else EXIT_QUARANTINED
+
+
+@main.command()
+@_dataset
+@_common
+@click.option("--output", type=_PATH, help="Also copy the model into this folder.")
+def fit(source: str, home: Path, as_json: bool, output: Path | None, **given: Any) -> int:  # noqa: ANN401
+    """Fit a generator and keep the model in the vault.
+
+    The model holds real values: keep a copy as safe as the data.
+    """
+    from . import steps
+
+    terminal = Terminal(as_json)
+    spec = to_spec(source, Options(**given))
+    place = Home(home.absolute())
+    real = steps.ingest(spec, place)
+    terminal.show_real(spec, real)
+    release = steps.prepare(spec, place, real)
+    with terminal.progress() as progress:
+        model = steps.fit(release, progress)
+    folder = steps.export_model(release, output) if output else release.model_folder
+    terminal.show_model(model, folder)
+    return 0
+
+
+@main.command()
+@click.argument("model", type=_PATH)
+@click.option("--rows", type=click.IntRange(1), required=True, help="Rows or images to make.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--output", type=_PATH, required=True, help="Parquet file to write.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+def sample(model: Path, rows: int, seed: int, output: Path, as_json: bool) -> int:
+    """Sample a fitted model (a folder that `likeness fit` named) into a Parquet file.
+
+    The sample has not been judged: `likeness validate` does that.
+    """
+    from . import steps
+
+    terminal = Terminal(as_json)
+    with terminal.progress() as progress:
+        digest = steps.sample_to_file(model, rows, seed, output, progress)
+    terminal.show_facts({"rows": rows, "seed": seed, "content_digest": digest, "file": str(output)})
+    return 0
+
+
+@main.command()
+@click.argument("synthetic", type=_PATH)
+@click.option(
+    "--train", type=_PATH, required=True, help="The real data the generator learned from."
+)
+@click.option("--holdout", type=_PATH, required=True, help="Real data it has not seen.")
+@click.option("--target", help="Column that models trained on the data would predict.")
+@click.option("--protected", help="Columns of protected groups: a,b.")
+@click.option("--kind", "kinds", multiple=True, help="Declare a column: NAME=categorical; repeat.")
+@click.option("--contract", default="standard", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--output", type=_PATH, default=Path("likeness_report"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+def validate(synthetic: Path, as_json: bool, **given: Any) -> int:  # noqa: ANN401
+    """Judge any synthetic file, whoever made it, against the real train and holdout files."""
+    from . import assess
+
+    terminal = Terminal(as_json)
+    request = assess.Request(synthetic=synthetic, **given)
+    with terminal.progress() as progress:
+        result = assess.validate(request, progress)
+    terminal.show_verdict(result.verdict)
+    terminal.show_facts({"passed": result.verdict.passed, "report": str(result.report)})
+    return 0 if result.verdict.passed else EXIT_QUARANTINED
+
+
+@main.command()
+@click.argument("version", metavar="NAME[@VERSION]")
+@_common
+def verify(version: str, home: Path, as_json: bool) -> int:
+    """Check a published version offline: log, bytes, content, verdict."""
+    from .publication.verify import verify as verify_version
+
+    report = verify_version(Home(home.absolute()).lake, version)
+    Terminal(as_json).show_checks(report)
+    return 0 if report.passed else EXIT_QUARANTINED
+
+
+@main.command()
+@_common
+def datasets(home: Path, as_json: bool) -> int:
+    """List the declared datasets and what is published of them."""
+    from .datasets import dataset_names, load_dataset
+    from .publication.log import read_log
+
+    rows = []
+    for name in dataset_names():
+        spec = load_dataset(name)
+        versions = len(read_log(Home(home.absolute()).lake, name))
+        rows.append(
+            {
+                "dataset": name,
+                "source": spec.source.name or spec.source.path or "",
+                "generator": spec.generator.name,
+                "contract": spec.contract,
+                "published": f"version {versions}" if versions else "not yet",
+                "description": spec.description,
+            }
+        )
+    Terminal(as_json).show_rows("datasets", rows)
+    return 0
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+def generators(name: str | None, as_json: bool) -> int:
+    """List the generator families, or explain the hyper-parameters of one."""
+    terminal = Terminal(as_json)
+    if name is None:
+        terminal.show_rows("generators", [_family(key, GENERATORS[key]) for key in GENERATORS])
+    else:
+        terminal.show_rows(name, _fields(GENERATORS[name]))
+    return 0
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+def validators(as_json: bool) -> int:
+    """List what is measured."""
+    rows = [_family(key, VALIDATORS[key]) for key in VALIDATORS]
+    Terminal(as_json).show_rows("validators", rows)
+    return 0
+
+
+@main.command()
+@_common
+def catalogue(home: Path, as_json: bool) -> int:
+    """Write the lake's catalogue page anew and say where it is."""
+    from .publication.catalogue import write_catalogue
+
+    path = write_catalogue(Home(home.absolute()).lake)
+    Terminal(as_json).show_facts({"catalogue": str(path)})
+    return 0
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1024, 65535), default=3000, show_default=True)
+@click.option(
+    "--home", type=_PATH, envvar="LIKENESS_HOME", default=Path("likeness_home"), show_default=True
+)
+def ui(port: int, home: Path) -> int:
+    """Start Dagster with the datasets of this checkout; Ctrl-C ends it."""
+    dagster_home = Path(os.environ.get("DAGSTER_HOME", PROJECT / "dagster_home")).absolute()
+    dagster_home.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(dagster_home),
+        "LIKENESS_HOME": str(home.absolute()),
+    }
+    click.echo(f"Dagster at http://127.0.0.1:{port} (DAGSTER_HOME={dagster_home})")
+    command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
+    return subprocess.run(command, env=environment, cwd=PROJECT, check=False).returncode
+
+
+def _family(name: str, family: type[Any]) -> dict[str, str]:
+    summary = (family.__doc__ or "").strip().splitlines()[0]
+    return {"name": name, "for": f"{family.modality}s", "what": summary}
+
+
+def _fields(family: type[Any]) -> list[dict[str, str]]:
+    return [
+        {"field": field.name, "type": str(field.type), "default": repr(field.default)}
+        for field in dataclasses.fields(family)
+    ]

@@ -1,0 +1,255 @@
+"""Raw data -> checked, split by subject, protected: what the vault holds and the rest works on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from generators.base import DataError, ParameterError, derive_seed
+from generators.schema import Images, Schema, TableSchema
+
+from .home import Home, canonical_json, whole_folder
+from .protection import Protection, fit_protection
+from .release import RealData, remember_real, write_data
+from .sources import RawImages, RawTable
+from .spec import DatasetSpec
+
+MIN_ROWS = 50
+
+
+@dataclass(frozen=True)
+class Split:
+    """Train and holdout with their schema, before they are stored."""
+
+    train: pd.DataFrame | Images
+    holdout: pd.DataFrame | Images
+    schema: Schema
+    facts: dict[str, Any]
+    protection: Protection | None
+
+
+def split_and_protect(raw: RawTable | RawImages, spec: DatasetSpec) -> Split:
+    """Check, split by subject and protect ``raw``.
+
+    Raises:
+        DataError: too few rows, empty or constant columns, undeclared text.
+        ParameterError: a declared column does not exist.
+    """
+    if isinstance(raw, RawImages):
+        return _split_images(raw, spec)
+    frame = _select(raw.frame, spec)
+    _check_frame(frame, spec)
+    subjects = _subjects(raw.frame, spec.entity)
+    rng = _content_rng(frame)
+    in_holdout = _holdout_rows(subjects, spec.holdout, rng)
+    kept = _bounded(subjects, spec, rng)
+    train = frame[kept & ~in_holdout].reset_index(drop=True)
+    holdout = frame[kept & in_holdout].reset_index(drop=True)
+    protection = fit_protection(train, spec)
+    train, holdout = protection.apply(train), protection.apply(holdout)
+    schema = TableSchema.infer(
+        train, kinds=protection.kinds, target=spec.target, protected=spec.protected
+    )
+    schema = _described(schema, spec)
+    facts = {
+        "modality": "table",
+        "rows": {"train": len(train), "holdout": len(holdout)},
+        "columns": len(schema.columns),
+        "entity": list(spec.entity),
+        "protection": [*_bound_note(kept, spec), *protection.notes],
+    }
+    return Split(train, holdout, schema, facts, protection)
+
+
+def store(split: Split, spec: DatasetSpec, home: Home) -> RealData:
+    """Put ``split`` into the vault, addressed by its digest."""
+    digest = _digest(split)
+    folder = home.dataset_vault(spec.name) / "real" / digest[:16]
+    if not folder.is_dir():
+        with whole_folder(folder) as stage:
+            write_data(stage, "train", split.train)
+            write_data(stage, "holdout", split.holdout)
+            (stage / "schema.json").write_text(split.schema.to_json(), encoding="utf-8")
+            (stage / "facts.json").write_text(canonical_json(split.facts), encoding="utf-8")
+            if split.protection is not None:
+                text = canonical_json(split.protection.to_json())
+                (stage / "protection.json").write_text(text, encoding="utf-8")
+    real = RealData(folder, digest)
+    remember_real(home, spec, real)
+    return real
+
+
+def _select(frame: pd.DataFrame, spec: DatasetSpec) -> pd.DataFrame:
+    names = [str(name) for name in frame.columns]
+    roles: dict[str, Sequence[str]] = {
+        "--target": [spec.target] if spec.target else [],
+        "--protected": spec.protected,
+        "entity": spec.entity,
+        "columns": list(spec.columns),
+        "--drop": spec.drop,
+    }
+    for role, wanted in roles.items():
+        unknown = [name for name in wanted if name not in names]
+        if unknown:
+            shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise ParameterError(
+                f"{role} must name columns of the data, {', '.join(unknown)} is not one; "
+                f"the columns are {shown}"
+            )
+    kept = [name for name in names if name not in spec.drop]
+    lost = [n for n in (spec.target, *spec.protected) if n and n not in kept]
+    if lost:
+        raise ParameterError(f"a dropped column cannot have a role: {', '.join(lost)}")
+    if not kept:
+        raise ParameterError("at least one column must remain, all are dropped; drop fewer")
+    return frame[kept]
+
+
+def _check_frame(frame: pd.DataFrame, spec: DatasetSpec) -> None:
+    if len(frame) < MIN_ROWS:
+        raise DataError(
+            f"a table needs at least {MIN_ROWS} rows to be learned and judged, this one has "
+            f"{len(frame)}; give more data"
+        )
+    undeclared = [name for name in frame.columns if name not in spec.columns]
+    empty = [name for name in undeclared if frame[name].isna().all()]
+    infinite = [name for name in undeclared if _has_infinite(frame[name])]
+    constant = [
+        name for name in undeclared if name not in empty and frame[name].nunique(dropna=False) == 1
+    ]
+    problems = [
+        f"{what}: {', '.join(repr(name) for name in names[:10])}"
+        for what, names in (
+            ("only missing values in", empty),
+            ("one constant value in", constant),
+            ("infinite values in", infinite),
+        )
+        if names
+    ]
+    if problems:
+        raise DataError(
+            "every column must have something to learn; "
+            + "; ".join(problems)
+            + "; leave them out with --drop NAME, or declare them with --kind NAME=categorical"
+        )
+
+
+def _has_infinite(series: pd.Series) -> bool:
+    return bool(
+        pd.api.types.is_float_dtype(series.dtype)
+        and np.isinf(series.to_numpy(dtype=np.float64, na_value=np.nan)).any()
+    )
+
+
+def _subjects(frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """A number per row, equal for rows of the same subject."""
+    if not columns:
+        return np.arange(len(frame))
+    numbers = frame.groupby(list(columns), dropna=False, sort=False).ngroup()
+    subjects: np.ndarray = numbers.to_numpy()
+    return subjects
+
+
+def _content_rng(frame: pd.DataFrame) -> np.random.Generator:
+    """A generator that depends on the data alone.
+
+    A holdout stays a holdout whatever the seed of a later run: else two releases of one dataset
+    would each have learned the other's holdout.
+    """
+    hashes = pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    return np.random.default_rng(derive_seed("split", hashlib.sha256(hashes.tobytes()).hexdigest()))
+
+
+def _holdout_rows(subjects: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Which rows are held out: all rows of a share of the subjects."""
+    count = int(subjects.max()) + 1
+    chosen = rng.permutation(count)[: max(1, round(share * count))]
+    held: np.ndarray = np.isin(subjects, chosen)
+    if held.all():
+        raise DataError(
+            f"train and holdout both need subjects, the entity columns give {count}; "
+            "declare an entity with more"
+        )
+    return held
+
+
+def _bounded(subjects: np.ndarray, spec: DatasetSpec, rng: np.random.Generator) -> np.ndarray:
+    """Which rows are kept when a subject contributes a bounded number of them.
+
+    A subject with many rows stands out however large a leaf or a batch is: bounding contributions
+    is how a record's protection becomes a subject's (Amin et al., Bounding User Contributions, ICML
+    2019).
+    """
+    order = rng.permutation(len(subjects))
+    rank = pd.Series(subjects[order]).groupby(subjects[order]).cumcount().to_numpy()
+    kept = np.empty(len(subjects), dtype=bool)
+    kept[order] = rank < spec.protection.rows_per_subject
+    return kept
+
+
+def _bound_note(kept: np.ndarray, spec: DatasetSpec) -> list[str]:
+    if kept.all():
+        return []
+    bound = spec.protection.rows_per_subject
+    return [
+        f"{int((~kept).sum()):,} of {len(kept):,} rows left out: "
+        f"a subject contributes at most {bound} row{'s' if bound > 1 else ''}"
+    ]
+
+
+def _described(schema: TableSchema, spec: DatasetSpec) -> TableSchema:
+    from dataclasses import replace
+
+    columns = tuple(
+        replace(column, description=spec.columns[column.name].description)
+        if column.name in spec.columns
+        else column
+        for column in schema.columns
+    )
+    return replace(schema, columns=columns)
+
+
+def _split_images(raw: RawImages, spec: DatasetSpec) -> Split:
+    given = {"--target": spec.target, "--protected": spec.protected, "--drop": spec.drop}
+    for option, value in given.items():
+        if value:
+            raise ParameterError(f"{option} is for tables, this source holds images; leave it out")
+    images = raw.images
+    if len(images) < MIN_ROWS:
+        raise DataError(
+            f"an image set needs at least {MIN_ROWS} images to be learned and judged, this one "
+            f"has {len(images)}; give more data"
+        )
+    # Equal pictures are one subject: a copy in the holdout would look like a leak.
+    flat = np.ascontiguousarray(images.pixels).reshape(len(images), -1)
+    _, entities = np.unique(flat, axis=0, return_inverse=True)
+    keys = pd.DataFrame({"picture": entities.ravel(), "label": images.labels})
+    held = _holdout_rows(entities.ravel(), spec.holdout, _content_rng(keys))
+    train, holdout = images.take(np.flatnonzero(~held)), images.take(np.flatnonzero(held))
+    facts = {
+        "modality": "image",
+        "rows": {"train": len(train), "holdout": len(holdout)},
+        "unreadable": raw.unreadable,
+        "entity": [],
+        "protection": ["metadata of the image files (EXIF, GPS, names) is left behind"],
+    }
+    return Split(train, holdout, raw.schema, facts, None)
+
+
+def _digest(split: Split) -> str:
+    digest = hashlib.sha256()
+    digest.update(split.schema.to_json().encode())
+    digest.update(canonical_json(split.facts).encode())
+    for part in (split.train, split.holdout):
+        if isinstance(part, Images):
+            digest.update(np.ascontiguousarray(part.pixels).tobytes())
+            digest.update(part.labels.tobytes())
+        else:
+            hashes = pd.util.hash_pandas_object(part, index=False)
+            digest.update(hashes.to_numpy().tobytes())
+    return digest.hexdigest()

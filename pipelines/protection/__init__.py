@@ -1,0 +1,6 @@
+"""What happens to real values before anything learns from them or reports on them."""
+
+from .detection import looks_personal as looks_personal
+from .policy import OTHER as OTHER
+from .policy import Protection as Protection
+from .policy import fit_protection as fit_protection

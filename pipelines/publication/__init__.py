@@ -1,0 +1,1 @@
+"""Published datasets: canonical files, immutable versions, an append-only log, verification."""

@@ -1,0 +1,270 @@
+"""The log of a dataset: one file a version, each holding the hash of the one before.
+
+``<dataset>/_log/00000007.json`` is the commit record: a version exists if and only if it is there.
+``<dataset>/latest.json`` is a short cut for readers and may lag behind the log after a crash.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from generators.base import ParameterError
+
+from .manifest import MANIFEST, Manifest, canonical_json, iso, sha256
+from .store import TEMPORARY, LocalStore, PublicationError, Store, check_dataset_name
+
+GENESIS = "0" * 64
+"""What stands for the hash before the first entry."""
+_ENTRY_NAME = re.compile(r"^\d{8}\.json$")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a log entry says of a version, before it has a number."""
+
+    key: str
+    snapshot: str
+    manifest_sha256: str
+    content_digest: str
+
+
+class LogEntry(BaseModel):
+    """One version.
+
+    Attributes:
+        version: its number, from 1 without gaps.
+        key: the release key; no two versions have the same.
+        snapshot: its folder under the dataset's.
+        prev_sha256: hash of the previous entry's file.
+        sha256: hash of this entry without this field, so that damage to the last one shows too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    version: int
+    op: Literal["publish"]
+    key: str
+    snapshot: str
+    manifest_sha256: str
+    content_digest: str
+    prev_sha256: str
+    at: str
+    sha256: str
+
+    def to_bytes(self) -> bytes:
+        """The bytes of the entry's file."""
+        return canonical_json(self.model_dump())
+
+    def self_digest(self) -> str:
+        """What ``sha256`` must be."""
+        return sha256(canonical_json(self.model_dump(exclude={"sha256"})))
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published version.
+
+    Attributes:
+        path: its folder.
+        existing: whether the key had been published before this call.
+    """
+
+    dataset: str
+    version: int
+    path: Path
+    manifest_sha256: str
+    content_digest: str
+    existing: bool
+
+    @property
+    def name(self) -> str:
+        """``dataset@version``."""
+        return f"{self.dataset}@{self.version}"
+
+    def manifest(self) -> Manifest:
+        """Its manifest."""
+        return Manifest.from_bytes((self.path / MANIFEST).read_bytes())
+
+
+def read(store: Store, dataset: str) -> list[LogEntry]:
+    """All entries in order, with the chain of hashes checked.
+
+    Raises:
+        PublicationError: an entry is missing, damaged or not the next one.
+    """
+    entries: list[LogEntry] = []
+    previous = GENESIS
+    for name in _entry_names(store, dataset):
+        data = store.get(name)
+        entries.append(_checked(data, name, number=len(entries) + 1, previous=previous))
+        previous = sha256(data)
+    return entries
+
+
+def find(store: Store, dataset: str, key: str) -> LogEntry | None:
+    """The version with a release key, made durable before it is told, or None.
+
+    The entry may be another process's link that no power cut has had to survive yet: who
+    acknowledges it must sync the folder first.
+    """
+    return _find_in(read(store, dataset), store, dataset, key)
+
+
+def append(store: Store, dataset: str, commit: Commit) -> tuple[LogEntry, bool]:
+    """The version of ``commit`` and whether its key was in the log already.
+
+    Any number of processes may append at once: each version number is created by one of them, and
+    the others read the log again before they try the next.
+    """
+    while True:
+        # One reading for both: a key that is committed after it takes the number that we try.
+        entries = read(store, dataset)
+        found = _find_in(entries, store, dataset, commit.key)
+        if found is not None:
+            return found, True
+        entry = _next_entry(entries, commit)
+        if store.put_if_absent(f"{_folder(dataset)}/{entry.version:08d}.json", entry.to_bytes()):
+            store.fsync(_folder(dataset))
+            return entry, False
+
+
+def refresh_latest(store: Store, dataset: str) -> None:
+    """Let ``latest.json`` name the newest version of the log."""
+    entries = read(store, dataset)
+    while entries:
+        wanted = latest_bytes(entries[-1])
+        name = f"{dataset}/latest.json"
+        if not store.exists(name) or store.get(name) != wanted:
+            store.put(name, wanted)
+        # Another publisher may have been faster to commit and slower to write, or the reverse.
+        newer = read(store, dataset)
+        if newer == entries:
+            return
+        entries = newer
+
+
+def latest_bytes(entry: LogEntry) -> bytes:
+    """What ``latest.json`` holds when ``entry`` is the newest."""
+    return canonical_json(
+        {
+            "version": entry.version,
+            "path": entry.snapshot,
+            "manifest_sha256": entry.manifest_sha256,
+            "content_digest": entry.content_digest,
+        }
+    )
+
+
+def read_log(lake: Path, dataset: str) -> list[LogEntry]:
+    """All versions of a dataset, oldest first; empty where there is none.
+
+    Raises:
+        ParameterError: no dataset can have this name.
+        PublicationError: the log is damaged.
+    """
+    return read(LocalStore(lake), check_dataset_name(dataset))
+
+
+def latest(lake: Path, dataset: str) -> Published:
+    """The newest version, by the log.
+
+    Raises:
+        PublicationError: nothing is published under this name.
+    """
+    return resolve(lake, dataset)
+
+
+def resolve(lake: Path, name: str) -> Published:
+    """The version that ``name`` or ``name@3`` means; without a number, the newest.
+
+    Raises:
+        ParameterError: the name is malformed.
+        PublicationError: there is no such dataset or version.
+    """
+    dataset, at, number = name.partition("@")
+    if at and not (number.isascii() and number.isdigit()):
+        raise ParameterError(f"a version must be written name@3, got {name!r}")
+    entries = read_log(lake, dataset)
+    if not entries:
+        raise PublicationError(
+            f"the lake must hold the dataset {dataset!r}, it does not; publish it or check the name"
+        )
+    version = int(number) if at else len(entries)
+    if not 1 <= version <= len(entries):
+        raise PublicationError(
+            f"{dataset!r} has the versions 1 to {len(entries)}, {version} was asked for"
+        )
+    return published(lake, dataset, entries[version - 1], existing=True)
+
+
+def published(lake: Path, dataset: str, entry: LogEntry, *, existing: bool) -> Published:
+    """The answer for a log entry."""
+    return Published(
+        dataset=dataset,
+        version=entry.version,
+        path=lake / dataset / entry.snapshot,
+        manifest_sha256=entry.manifest_sha256,
+        content_digest=entry.content_digest,
+        existing=existing,
+    )
+
+
+def _find_in(entries: list[LogEntry], store: Store, dataset: str, key: str) -> LogEntry | None:
+    for entry in entries:
+        if entry.key == key:
+            store.fsync(_folder(dataset))
+            return entry
+    return None
+
+
+def _folder(dataset: str) -> str:
+    return f"{dataset}/_log"
+
+
+def _entry_names(store: Store, dataset: str) -> list[str]:
+    names = [name for name in store.list(_folder(dataset)) if f"/{TEMPORARY}" not in name]
+    strange = [name for name in names if not _ENTRY_NAME.fullmatch(name.rsplit("/", 1)[1])]
+    if strange:
+        raise PublicationError(
+            f"the log of {dataset!r} must hold numbered entries only, it holds "
+            f"{len(strange)} other file(s); move them away"
+        )
+    return names
+
+
+def _checked(data: bytes, name: str, *, number: int, previous: str) -> LogEntry:
+    damaged = PublicationError(
+        f"the log must be a chain of whole entries, {name} breaks it; "
+        "restore the file from a copy of the lake"
+    )
+    if name.rsplit("/", 1)[1] != f"{number:08d}.json":
+        raise damaged
+    try:
+        entry = LogEntry.model_validate_json(data)
+    except ValidationError:
+        raise damaged from None
+    whole = entry.to_bytes() == data and entry.sha256 == entry.self_digest()
+    if not whole or entry.version != number or entry.prev_sha256 != previous:
+        raise damaged
+    return entry
+
+
+def _next_entry(entries: list[LogEntry], commit: Commit) -> LogEntry:
+    entry = LogEntry(
+        version=len(entries) + 1,
+        op="publish",
+        key=commit.key,
+        snapshot=commit.snapshot,
+        manifest_sha256=commit.manifest_sha256,
+        content_digest=commit.content_digest,
+        prev_sha256=sha256(entries[-1].to_bytes()) if entries else GENESIS,
+        at=iso(datetime.now(UTC)),
+        sha256="",
+    )
+    return entry.model_copy(update={"sha256": entry.self_digest()})

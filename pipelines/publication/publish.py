@@ -1,0 +1,258 @@
+"""Publish a release: all of it or nothing, once, whatever crashes and whoever else publishes.
+
+1. Find the release key in the log; if it is there, that version is the answer.
+2. Stage all files, synced, with their hashes, and the manifest.
+3. Place the folder at ``snapshots/<first 16 digits of the manifest's SHA-256>``, by one rename.
+4. Read the placed files again and verify them.
+5. Commit: create the next log entry, which only one process can. A version exists from here on.
+6. Refresh ``latest.json``.
+
+A crash before 5 leaves files that no reader sees and the next attempt does not need; a crash after
+5 leaves a complete version that the next attempt returns.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from generators.base import ParameterError
+from generators.schema import ImageSchema, Schema
+
+from . import log
+from .card import render_card
+from .digest import content_digest
+from .log import Commit, LogEntry, Published
+from .manifest import (
+    MANIFEST,
+    README,
+    VERDICT,
+    Facts,
+    FileEntry,
+    Manifest,
+    VerdictSummary,
+    columns_of,
+    iso,
+    sha256,
+)
+from .parquet import read_parquet
+from .store import (
+    LocalStore,
+    PublicationError,
+    Store,
+    check_dataset_name,
+    check_name,
+    removed_afterwards,
+)
+from .verify import check_snapshot, dataset_digest, file_sha256, verdict_problem
+
+_DATA = re.compile(r"^data/([a-z]+)-\d{5}-of-\d{5}\.parquet$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishRequest:
+    """What to publish.
+
+    Attributes:
+        dataset: its name, 1 to 63 of ``a-z 0-9 . _ -``.
+        key: the release key: the same key is published once.
+        files: name in the snapshot -> source. Needs ``reports/verdict.json`` and at least one
+            ``data/<split>-00000-of-00001.parquet``; the order of data files is that of their rows.
+            ``README.md`` is written unless it is given.
+        schema: of the data; its declared part is published.
+        rows: number of rows of all data files.
+        content_digest: digest of the rows that the verdict is about.
+        facts: the fields of ``manifest.Facts``. A key ``gates``, if given, must be the JSON of the
+            verdict.
+        created_at: time of the release, ISO 8601 with a zone; best the same on every attempt, since
+            a folder that a crash left behind is then used again.
+    """
+
+    dataset: str
+    key: str
+    files: Mapping[str, Path]
+    schema: Schema
+    rows: int
+    content_digest: str
+    facts: Mapping[str, Any]
+    created_at: str
+
+    def __post_init__(self) -> None:
+        check_dataset_name(self.dataset)
+        if not self.key:
+            raise ParameterError("a release needs a key, it is empty; derive one from its inputs")
+        _utc(self.created_at)
+        for name in self.files:
+            check_name(name)
+            if name == MANIFEST or (name.startswith("data/") and not _DATA.fullmatch(name)):
+                raise ParameterError(
+                    f"data files must be called data/train-00000-of-00001.parquet and {MANIFEST} "
+                    f"is written here; got {name!r}; rename it"
+                )
+        if VERDICT not in self.files or not any(_DATA.fullmatch(name) for name in self.files):
+            raise ParameterError(
+                f"a release must hold {VERDICT} and a data/*.parquet, it holds "
+                f"{len(self.files)} other file(s); add them"
+            )
+
+
+def publish(lake: Path, release: PublishRequest) -> Published:
+    """Publish ``release`` in ``lake`` and return its version; a known key returns the old one.
+
+    Raises:
+        PublicationError: the verdict does not release these rows, or a file was damaged on its
+            way; nothing was published.
+        DataError: a data file cannot be read.
+    """
+    entry, existing = publish_to(LocalStore(lake), release)
+    return log.published(lake, release.dataset, entry, existing=existing)
+
+
+def publish_to(store: Store, release: PublishRequest) -> tuple[LogEntry, bool]:
+    """``publish`` into any store: the log entry, and whether the key was there before."""
+    entry, existing = log.find(store, release.dataset, release.key), True
+    if entry is None:
+        entry, existing = _stage_and_commit(store, release)
+    log.refresh_latest(store, release.dataset)
+    return entry, existing
+
+
+def _stage_and_commit(store: Store, release: PublishRequest) -> tuple[LogEntry, bool]:
+    staging = f"{release.dataset}/.staging/{uuid.uuid4().hex}"
+    with removed_afterwards(store, staging):
+        manifest = _stage(store, release, staging)
+        digest = sha256(manifest.to_bytes())
+        commit = Commit(
+            key=release.key,
+            snapshot=f"snapshots/{digest[:16]}",
+            manifest_sha256=digest,
+            content_digest=manifest.content_digest,
+        )
+        placed = _place(store, staging, release.dataset, commit)
+    entry, existing = log.append(store, release.dataset, commit)
+    if placed and entry.snapshot != commit.snapshot:
+        # Another process published this key with another manifest; nobody can need ours.
+        store.delete(f"{release.dataset}/{commit.snapshot}")
+    return entry, existing
+
+
+def _stage(store: Store, release: PublishRequest, staging: str) -> Manifest:
+    files, tables = [], []
+    for name, source in release.files.items():
+        with source.open("rb") as stream:
+            store.add(f"{staging}/{name}", stream)
+        file = _measure(store, staging, name)
+        if split := _DATA.fullmatch(name):
+            table, file = _measure_data(store, staging, file, split[1])
+            tables.append(table)
+        files.append(file)
+    verdict = store.get(f"{staging}/{VERDICT}")
+    _require_judged(release, verdict, tables)
+    manifest = _build(release, verdict, tuple(files))
+    if not manifest.has(README):
+        store.add(f"{staging}/{README}", io.BytesIO(render_card(manifest).encode()))
+        manifest = _build(release, verdict, (*files, _measure(store, staging, README)))
+    store.add(f"{staging}/{MANIFEST}", io.BytesIO(manifest.to_bytes()))
+    return manifest
+
+
+def _measure(store: Store, staging: str, name: str) -> FileEntry:
+    with store.open(f"{staging}/{name}") as stream:
+        digest, size = file_sha256(stream)
+    return FileEntry(path=name, bytes=size, sha256=digest)
+
+
+def _build(release: PublishRequest, verdict: bytes, files: tuple[FileEntry, ...]) -> Manifest:
+    facts = {key: value for key, value in release.facts.items() if key != "gates"}
+    try:
+        said = Facts.model_validate(facts)
+    except ValidationError as error:
+        fields = sorted({str(problem["loc"][0]) for problem in error.errors()})
+        raise ParameterError(
+            f"the facts of a release must be those of manifest.Facts; {', '.join(fields)} are not"
+        ) from None
+    return Manifest(
+        **dict(said),
+        dataset=release.dataset,
+        kind="image" if isinstance(release.schema, ImageSchema) else "table",
+        key=release.key,
+        created_at=_utc(release.created_at),
+        content_digest=release.content_digest,
+        rows=release.rows,
+        columns=columns_of(release.schema),
+        verdict=VerdictSummary.model_validate_json(verdict),
+        files=files,
+    )
+
+
+def _utc(text: str) -> str:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = datetime.min
+    if at.tzinfo is None:
+        raise ParameterError(f"created_at must be ISO 8601 with a time zone, got {text!r}; use UTC")
+    return iso(at)
+
+
+def _measure_data(
+    store: Store, staging: str, file: FileEntry, split: str
+) -> tuple[pa.Table, FileEntry]:
+    with store.open(f"{staging}/{file.path}") as stream:
+        table = read_parquet(stream)
+        stream.seek(0)
+        groups = pq.ParquetFile(stream).num_row_groups
+    measured = {
+        "rows": table.num_rows,
+        "row_groups": groups,
+        "content_digest": content_digest(table),
+        "split": split,
+    }
+    return table, file.model_copy(update=measured)
+
+
+def _require_judged(release: PublishRequest, verdict: bytes, tables: list[pa.Table]) -> None:
+    """Raise unless the verdict is about exactly the rows that are to be published."""
+    digest = dataset_digest(tables)
+    problem = verdict_problem(verdict, digest)
+    rows = sum(table.num_rows for table in tables)
+    if problem is None and (digest, rows) != (release.content_digest, release.rows):
+        problem = "the data files are not the rows of the request"
+    if problem is None and release.facts.get("gates", json.loads(verdict)) != json.loads(verdict):
+        problem = "the facts tell another verdict"
+    if problem:
+        raise PublicationError(
+            f"a release needs a passed verdict on exactly its rows, but {problem}; "
+            "judge the candidate again"
+        )
+
+
+def _place(store: Store, staging: str, dataset: str, commit: Commit) -> bool:
+    """Move the staged folder to its place and verify it there; whether it was not there before."""
+    folder = f"{dataset}/{commit.snapshot}"
+    placed = store.move(staging, folder)
+    if not placed:
+        # Left by an attempt that died; as old as that, so a clean-up by age could take it.
+        store.touch(folder)
+    store.fsync(folder.rsplit("/", 1)[0])
+    checks = check_snapshot(store, folder, commit.manifest_sha256, commit.content_digest)
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        store.delete(folder)
+        raise PublicationError(
+            "the placed files must be those that were staged, but "
+            + "; ".join(f"{check.name}: {check.detail}" for check in failed)
+            + "; the disk may be failing, publish again"
+        )
+    return placed

@@ -1,0 +1,65 @@
+"""Published Parquet back as the data it was made from: the inverse of ``parquet.to_arrow``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from generators.base import SchemaError
+from generators.schema import Column, Data, Images, ImageSchema, Schema
+
+from .digest import decode_image
+from .parquet import read_parquet
+
+
+def read_published(files: Sequence[Path], schema: Schema) -> Data:
+    """The rows of ``files``, in their order, as a frame of the schema's dtypes or as ``Images``.
+
+    Raises:
+        SchemaError: there are no files, one is damaged, or it is not what the schema describes.
+    """
+    if not files:
+        raise SchemaError("published data must have at least one file, got none; name its files")
+    table = pa.concat_tables([read_parquet(file).replace_schema_metadata(None) for file in files])
+    names = ["image"] if isinstance(schema, ImageSchema) else list(schema.names)
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise SchemaError(f"the files must hold the columns {missing}, they do not; check them")
+    if isinstance(schema, ImageSchema):
+        return _images(table, schema)
+    columns = {column.name: _series(table.column(column.name), column) for column in schema.columns}
+    return pd.DataFrame(columns, columns=list(schema.names))
+
+
+def _images(table: pa.Table, schema: ImageSchema) -> Images:
+    encoded = pa.chunked_array(
+        [chunk.field("bytes") for chunk in table.column("image").chunks], pa.binary()
+    )
+    shape = (len(table), schema.height, schema.width, schema.channels)
+    pixels = np.empty(shape, dtype=np.uint8)
+    for row, data in enumerate(encoded):
+        image = decode_image(data.as_py())
+        if image.shape != shape[1:]:
+            raise SchemaError(f"image {row} must be of shape {shape[1:]}, it is {image.shape}")
+        pixels[row] = image
+    if schema.labelled:
+        labels = table.column("label").to_numpy().astype(np.int64)
+    else:
+        labels = np.zeros(len(table), dtype=np.int64)
+    return Images(pixels, labels)
+
+
+def _series(column: pa.ChunkedArray, declared: Column) -> pd.Series:
+    dtype = pd.api.types.pandas_dtype(declared.dtype)
+    if isinstance(dtype, pd.CategoricalDtype):
+        return pd.Series(pd.Categorical(column.to_pylist(), categories=list(declared.levels)))
+    if pd.api.types.is_object_dtype(dtype):
+        return pd.Series(column.to_pylist(), dtype=object)
+    if pd.api.types.is_extension_array_dtype(dtype) and not isinstance(dtype, pd.DatetimeTZDtype):
+        # Through objects: a nullable integer read as float would lose its last digits.
+        return pd.Series(column.to_pylist(), dtype=dtype)
+    return pd.Series(column.to_pandas()).astype(dtype).rename(None)

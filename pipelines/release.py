@@ -1,0 +1,197 @@
+"""The record that travels beside the data: what a release is made from, and where its parts lie.
+
+Every part is addressed by a digest of all that decides its content, so that a step that was done
+is found again, a killed run goes on where it stopped, and two equal runs are one release.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file, save_file
+
+from generators.base import DataError
+from generators.schema import Data, Images, Schema, TableSchema, schema_from_json
+
+from .home import Home, canonical_json, write_text
+from .spec import DatasetSpec
+
+# These fields describe a dataset to people; they do not change what is learned or decided.
+_COSMETIC = {"description", "license", "owners", "tags", "schedule", "citation", "source"}
+_KEY_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class RealData:
+    """Protected real data in the vault, split into train and holdout.
+
+    Attributes:
+        folder: where it lies.
+        digest: of the data, its schema and its protection.
+    """
+
+    folder: Path
+    digest: str
+
+    @property
+    def schema(self) -> Schema:
+        """The schema, as inferred from train and declared by the owner."""
+        return schema_from_json((self.folder / "schema.json").read_text(encoding="utf-8"))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Row counts, notes on protection and the ingest checks; holds no cell."""
+        facts: dict[str, Any] = json.loads((self.folder / "facts.json").read_text("utf-8"))
+        return facts
+
+    def train(self) -> Data:
+        """The rows or images that generators may learn from."""
+        return read_data(self.folder, "train", self.schema)
+
+    def holdout(self) -> Data:
+        """The rows or images that no generator sees."""
+        return read_data(self.folder, "holdout", self.schema)
+
+
+@dataclass(frozen=True)
+class Release:
+    """One likeness of one dataset: everything that decides its bytes, and its folders."""
+
+    spec: DatasetSpec
+    real: RealData
+    generator: str
+    contract_digest: str
+    home: Home
+
+    @property
+    def model_key(self) -> str:
+        """Digest of all that decides the fitted model."""
+        return _digest(
+            {
+                "real": self.real.digest,
+                "generator": self.generator,
+                "parameters": self.spec.generator.parameters,
+                "seed": self.spec.seed,
+                "code": code_digest(),
+            }
+        )
+
+    @property
+    def key(self) -> str:
+        """Digest of all that decides the release: equal keys are the same publication."""
+        decides = self.spec.model_dump(mode="json", exclude=_COSMETIC)
+        return _digest({"spec": decides, "model": self.model_key, "contract": self.contract_digest})
+
+    @property
+    def model_folder(self) -> Path:
+        """The fitted generator, in the vault."""
+        return self._vault / "models" / self.model_key[:_KEY_LENGTH]
+
+    @property
+    def candidate_folder(self) -> Path:
+        """The sample before it is judged, in the vault."""
+        return self._vault / "candidates" / self.key[:_KEY_LENGTH]
+
+    @property
+    def evidence_folder(self) -> Path:
+        """Scorecard, verdict and report, in the vault until they are published."""
+        return self._vault / "evidence" / self.key[:_KEY_LENGTH]
+
+    @property
+    def quarantine_folder(self) -> Path:
+        """Where a candidate that failed a gate ends, with its report."""
+        return self._vault / "quarantine" / self.key[:_KEY_LENGTH]
+
+    @property
+    def _vault(self) -> Path:
+        return self.home.dataset_vault(self.spec.name)
+
+
+def remember_real(home: Home, spec: DatasetSpec, real: RealData) -> None:
+    """Note which real data the following steps of this dataset's run work on."""
+    pointer = home.dataset_vault(spec.name) / "real.json"
+    write_text(pointer, canonical_json({"folder": real.folder.name, "digest": real.digest}))
+
+
+def recall_real(home: Home, spec: DatasetSpec) -> RealData:
+    """The real data that ``remember_real`` noted.
+
+    Raises:
+        DataError: nothing has been ingested yet.
+    """
+    vault = home.dataset_vault(spec.name)
+    try:
+        pointer = json.loads((vault / "real.json").read_text("utf-8"))
+    except OSError:
+        raise DataError(
+            f"dataset {spec.name!r} must be ingested first, nothing of it is in the vault; "
+            f"run `likeness run {spec.name}` or materialise its asset 'real'"
+        ) from None
+    return RealData(vault / "real" / pointer["folder"], pointer["digest"])
+
+
+def write_data(folder: Path, name: str, data: Data) -> None:
+    """Write a table as Parquet, images as safetensors."""
+    if isinstance(data, Images):
+        save_file(
+            {"pixels": np.ascontiguousarray(data.pixels), "labels": data.labels},
+            folder / f"{name}.safetensors",
+        )
+    else:
+        data.to_parquet(folder / f"{name}.parquet", index=False)
+
+
+def read_data(folder: Path, name: str, schema: Schema) -> Data:
+    """Read what ``write_data`` wrote, in the schema's dtypes."""
+    if isinstance(schema, TableSchema):
+        return as_schema(pd.read_parquet(folder / f"{name}.parquet"), schema)
+    arrays = load_file(folder / f"{name}.safetensors")
+    return Images(arrays["pixels"], arrays["labels"])
+
+
+def as_schema(frame: pd.DataFrame, schema: TableSchema) -> pd.DataFrame:
+    """The schema's columns of ``frame`` in its order and dtypes.
+
+    Raises:
+        DataError: a column is missing or does not fit its dtype.
+    """
+    missing = [name for name in schema.names if name not in frame.columns]
+    if missing:
+        raise DataError(f"the data must have the columns {missing}, it does not; add them")
+    columns: dict[str, pd.Series] = {}
+    for column in schema.columns:
+        try:
+            series = frame[column.name].astype(pd.api.types.pandas_dtype(column.dtype))
+        except (TypeError, ValueError):
+            raise DataError(
+                f"column {column.name!r} must fit dtype {column.dtype}, it does not; convert it"
+            ) from None
+        if column.dtype == "object":
+            series = pd.Series(
+                [v if known else None for v, known in zip(series, series.notna(), strict=True)],
+                dtype=object,
+            )
+        columns[column.name] = series.reset_index(drop=True)
+    return pd.DataFrame(columns)
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the generators' source: a model is rebuilt only when its code has changed."""
+    root = Path(__file__).resolve().parent.parent / "generators"
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,0 +1,222 @@
+"""Tables from CSV and Parquet, with bounds on what may be decoded.
+
+Parser messages quote cells, so they are never passed on: the errors here say what was expected.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from generators.base import DataError
+
+MAX_COLUMNS = 2_000
+MAX_DECODED_BYTES = 8 * 2**30
+MAX_NAME_LENGTH = 256
+# Spellings of "missing" in CSV files; a bare ? is the mark of the UCI archives.
+NULL_MARKERS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"]
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A table as read: strings are objects, integers with gaps Int64, datetimes in microseconds."""
+
+    frame: pd.DataFrame
+
+
+def read_csv(path: Path) -> RawTable:
+    """The table in a UTF-8 CSV file with a header line; comma, semicolon or tab is recognised.
+
+    Raises:
+        DataError: empty, not UTF-8, ragged, duplicate or missing names, too many columns.
+    """
+    if path.stat().st_size == 0:
+        raise DataError(f"a CSV file needs a header and rows, {path.name} is empty; give data")
+    if path.stat().st_size > MAX_DECODED_BYTES:
+        raise _too_large(path)
+    header, delimiter = _header(path)
+    check_names(header)
+    try:
+        table = pa_csv.read_csv(
+            path,
+            read_options=pa_csv.ReadOptions(block_size=16 << 20),
+            parse_options=pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=pa_csv.ConvertOptions(
+                null_values=NULL_MARKERS, strings_can_be_null=True, quoted_strings_can_be_null=False
+            ),
+        )
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        raise _bad_csv(path, len(header)) from None
+    return RawTable(to_frame(table))
+
+
+def read_parquet(path: Path) -> RawTable:
+    """The table in a Parquet file, decoded in batches under a running budget.
+
+    Raises:
+        DataError: damaged, truncated, nested columns, duplicate names, decodes to too much.
+    """
+    with _opened(path) as file:
+        check_names(file.schema_arrow.names)
+        table = pa.Table.from_batches(_bounded(file, path), schema=file.schema_arrow)
+    return RawTable(to_frame(table))
+
+
+def has_image_column(path: Path) -> bool:
+    """Whether a Parquet file holds images in the layout of the Hugging Face hub."""
+    with _opened(path) as file:
+        schema = file.schema_arrow
+    return "image" in schema.names and pa.types.is_struct(schema.field("image").type)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise DataError unless the column names are few enough, present, short and distinct."""
+    listed = list(names)
+    if len(listed) > MAX_COLUMNS:
+        raise DataError(
+            f"a table may have {MAX_COLUMNS} columns, this one has {len(listed)}; select some"
+        )
+    if not listed:
+        raise DataError("a table needs at least one column, this one has none; give data")
+    empty = sum(1 for name in listed if not name.strip())
+    if empty:
+        raise DataError(f"every column needs a name, {empty} have none; name them in the header")
+    if any(len(name) > MAX_NAME_LENGTH for name in listed):
+        raise DataError(
+            f"a column name may have {MAX_NAME_LENGTH} characters, one is longer; "
+            "is the first line a header?"
+        )
+    twice = [name for name, count in Counter(listed).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"column names must differ, these occur more than once: {', '.join(twice[:5])}; "
+            "rename them"
+        )
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """A frame in the dtypes that ``RawTable`` promises.
+
+    Raises:
+        DataError: a nested or binary column.
+    """
+    columns: dict[str, pd.Series] = {}
+    for field in table.schema:
+        columns[field.name] = _to_series(table.column(field.name), field)
+    return pd.DataFrame(columns)
+
+
+def _to_series(column: pa.ChunkedArray, field: pa.Field) -> pd.Series:
+    if pa.types.is_dictionary(field.type):
+        column = column.cast(field.type.value_type)
+    kind = column.type
+    series: pd.Series | None = None
+    if pa.types.is_integer(kind):
+        whole = {kind: pd.Int64Dtype()} if column.null_count else {}
+        series = column.to_pandas(types_mapper=whole.get)
+        series = series if column.null_count else column.to_pandas().astype("int64")
+    elif pa.types.is_boolean(kind):
+        flags = {kind: pd.BooleanDtype()} if column.null_count else {}
+        series = column.to_pandas(types_mapper=flags.get)
+    elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        series = column.cast(pa.float64()).to_pandas()
+    elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        stamps = column.cast(pa.timestamp("us"), safe=False)
+        series = stamps.to_pandas().astype("datetime64[us]")
+    elif pa.types.is_null(kind):
+        series = pd.Series([None] * len(column), dtype=object)
+    elif _is_text(kind) or pa.types.is_time(kind):
+        series = column.cast(pa.string()).to_pandas().astype(object)
+    if series is not None:
+        return series
+    raise DataError(
+        f"column {field.name!r} must be a number, text, boolean, date or time, it is {kind}; "
+        "flatten it or drop it"
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(kind) for test in tests)
+
+
+def _header(path: Path) -> tuple[list[str], str]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = file.readline(4 << 20)
+            second = file.readline(4 << 20)
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+    if "\x00" in first:
+        raise DataError(f"a CSV file is text, {path.name} holds zero bytes; export it as UTF-8")
+    if not second.strip():
+        raise DataError(f"a CSV file needs a header and rows, {path.name} has no rows; give data")
+    delimiter = max(",;\t|", key=first.count)
+    return next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter)), delimiter
+
+
+def _bad_csv(path: Path, columns: int) -> DataError:
+    try:
+        with path.open(encoding="utf-8") as file:
+            while file.read(16 << 20):
+                pass
+    except UnicodeDecodeError:
+        return _not_utf8(path)
+    return DataError(
+        f"every line of a CSV file must have the {columns} fields of its header, {path.name} has "
+        "lines that do not; check quotes and separators"
+    )
+
+
+def _not_utf8(path: Path) -> DataError:
+    return DataError(
+        f"a CSV file must be UTF-8, {path.name} is not; "
+        "convert it, e.g. iconv -f latin1 -t utf-8 in.csv > out.csv"
+    )
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(
+            path,
+            page_checksum_verification=True,
+            thrift_string_size_limit=64 << 20,
+            thrift_container_size_limit=1 << 20,
+        )
+    except (pa.ArrowException, OSError):
+        raise _bad_parquet(path) from None
+
+
+def _bounded(file: pq.ParquetFile, path: Path) -> Iterator[pa.RecordBatch]:
+    decoded = 0
+    try:
+        for batch in file.iter_batches(batch_size=65_536):
+            decoded += batch.nbytes
+            if decoded > MAX_DECODED_BYTES:
+                raise _too_large(path)
+            yield batch
+    except (pa.ArrowException, OSError):
+        raise _bad_parquet(path) from None
+
+
+def _bad_parquet(path: Path) -> DataError:
+    return DataError(
+        f"a Parquet file must be whole, {path.name} is damaged, truncated or of another format; "
+        "write it again"
+    )
+
+
+def _too_large(path: Path) -> DataError:
+    gigabytes = math.ceil(MAX_DECODED_BYTES / 2**30)
+    return DataError(
+        f"a table may decode to {gigabytes} GiB, {path.name} is larger; give a part of it"
+    )

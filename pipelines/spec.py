@@ -1,0 +1,141 @@
+"""A dataset as its owner declares it: one model for YAML, the command line and Dagster."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from generators.base import ParameterError
+from generators.schema import Kind
+
+NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class _Model(BaseModel):
+    # Inputs are hidden from error messages: a wrong value may be a real one.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class SourceSpec(_Model):
+    """Where the real data comes from.
+
+    Attributes:
+        kind: ``builtin`` ships with a dependency; ``csv``, ``parquet`` and ``images`` (a folder)
+            are read from ``path``.
+        name: of a built-in dataset.
+        path: of a file or folder; relative paths are taken from the working directory.
+    """
+
+    kind: Literal["builtin", "csv", "parquet", "images"]
+    name: str | None = None
+    path: str | None = None
+
+
+class ColumnSpec(_Model):
+    """What the owner declares about a column.
+
+    Attributes:
+        kind: its kind, instead of the inferred one.
+        description: for the people who read the dataset.
+    """
+
+    kind: Kind | None = None
+    description: str = ""
+
+
+class GeneratorSpec(_Model):
+    """A family of ``generators.GENERATORS`` (or ``auto``) and its hyper-parameters."""
+
+    name: str = "auto"
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class ProtectionSpec(_Model):
+    """What is done to real values before anything learns from them.
+
+    Attributes:
+        k: a category with fewer train rows is merged into ``__OTHER__``; a numerical column is
+            clipped at its k-th smallest and k-th largest value. 1 switches both off.
+        pii: what happens to a column whose values look like personal identifiers: ``replace``
+            by surrogates, or ``refuse`` the dataset.
+        rows_per_subject: where an entity is declared, how many rows of a subject may be learned
+            from; without an entity every row is a subject.
+    """
+
+    k: int = Field(default=11, ge=1, le=1000)
+    pii: Literal["replace", "refuse"] = "replace"
+    rows_per_subject: int = Field(default=1, ge=1)
+
+
+class DatasetSpec(_Model):
+    """A dataset and how its likeness is made.
+
+    Attributes:
+        name: lower case letters, digits, dots, dashes and underscores.
+        description: one or two sentences for readers of the catalogue.
+        source: where the real data comes from.
+        generator: what learns it.
+        rows: rows (images) to publish; as many as were trained on where it is not given.
+        seed: of the fit and the sample.
+        target: the column that models trained on this data would predict.
+        protected: columns of protected groups, for the bias checks.
+        entity: columns that together identify a subject; a subject is never split between train
+            and holdout.
+        holdout: share of the real data (of its subjects) that the generator never sees.
+        columns: declarations by column name.
+        drop: columns that are left out.
+        contract: preset or path of the contract that decides.
+        license: of the published dataset.
+        owners: e-mail addresses or ``team:name``, shown in Dagster.
+        tags: free tags, shown in Dagster and in the catalogue.
+        schedule: cron expression of the weekly release job.
+        citation: source of the real data, shown in the card.
+    """
+
+    name: str
+    description: str = ""
+    source: SourceSpec
+    generator: GeneratorSpec = GeneratorSpec()
+    rows: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    target: ColumnName | None = None
+    protected: tuple[ColumnName, ...] = ()
+    entity: tuple[ColumnName, ...] = ()
+    holdout: float = Field(default=0.3, gt=0.0, lt=0.9)
+    columns: dict[ColumnName, ColumnSpec] = Field(default_factory=dict)
+    drop: tuple[ColumnName, ...] = ()
+    protection: ProtectionSpec = ProtectionSpec()
+    contract: str = "standard"
+    license: str = "other"
+    owners: tuple[str, ...] = ()
+    tags: dict[str, str] = Field(default_factory=dict)
+    schedule: str = "0 3 * * 1"
+    citation: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_safe(cls, name: str) -> str:
+        if not NAME.match(name):
+            raise ValueError(
+                "a dataset name must match [a-z0-9][a-z0-9._-]{0,62}; choose another with --name"
+            )
+        return name
+
+
+def parse_spec(raw: dict[str, Any]) -> DatasetSpec:
+    """The spec in ``raw``, e.g. a parsed YAML file.
+
+    Raises:
+        ParameterError: all problems at once, each with its field.
+    """
+    try:
+        return DatasetSpec.model_validate(raw)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in issue['loc']) or 'dataset'}: {issue['msg']}"
+            for issue in error.errors(include_input=False, include_url=False)
+        ]
+        raise ParameterError("the dataset's declaration is wrong: " + "; ".join(problems)) from None

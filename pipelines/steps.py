@@ -1,0 +1,514 @@
+"""The way of the data: ingest, fit, sample, score, decide, publish. Plain functions, no Dagster.
+
+Each step reads the results of the earlier ones from the vault, does nothing when its own result
+is there already, and leaves it whole or not at all: a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import resource
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from generators import GENERATORS, load_generator
+from generators.base import (
+    CheckpointError,
+    Generator,
+    LikenessError,
+    OnProgress,
+    ParameterError,
+    Progress,
+)
+from generators.persistence import model_digest
+from generators.schema import Images, ImageSchema
+from validators import VALIDATORS, Comparison, Scorecard
+from validators.contract import Contract, load_contract
+from validators.verdict import Verdict
+
+from .candidate import candidate_files, read_rows, write_candidate
+from .home import Home, canonical_json, whole_folder, write_text
+from .ingest import split_and_protect, store
+from .pictures import contact_sheet
+from .publication.digest import content_digest
+from .publication.log import Published
+from .publication.parquet import to_arrow, write_parquet
+from .publication.publish import PublishRequest
+from .publication.publish import publish as publish_to_lake
+from .publication.read import read_published
+from .release import RealData, Release, recall_real
+from .sources import read_source
+from .spec import DatasetSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SHEET = "contact_sheet.png"
+DEFAULT_GENERATOR = {"table": "forest", "image": "diffusion"}
+
+
+class InternalError(LikenessError, RuntimeError):
+    """Something failed that should not have; the details are in the vault alone."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is known of a fitted model besides its weights."""
+
+    generator: str
+    digest: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sample that has not been judged yet."""
+
+    folder: Path
+    content_digest: str
+    rows: int
+
+
+def _guarded(step: Callable[P, R]) -> Callable[P, R]:
+    """Keep the messages of foreign exceptions in the vault: they quote cells."""
+
+    @functools.wraps(step)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return step(*args, **kwargs)
+        except LikenessError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the edge where real data could leak
+            path = _keep_traceback(error, args)
+            kind = type(error).__name__
+        raise InternalError(
+            f"step {step.__name__!r} must not fail, it did with {kind}; "
+            f"the owner of the data finds the details in {path}"
+        )
+
+    return guarded
+
+
+@_guarded
+def ingest(spec: DatasetSpec, home: Home) -> RealData:
+    """Read the source, split it by subject, protect it, and put it into the vault."""
+    from validators.expectations import check_ingest
+
+    split = split_and_protect(read_source(spec.source), spec)
+    real = store(split, spec, home)
+    check_ingest(real.train(), real.schema)
+    return real
+
+
+def prepare(spec: DatasetSpec, home: Home, real: RealData | None = None) -> Release:
+    """The release of ``spec`` over ``real``, by default over what was ingested last.
+
+    Raises:
+        ParameterError: the generator does not suit the data, or has no such parameter.
+    """
+    real = real or recall_real(home, spec)
+    modality = str(real.facts["modality"])
+    name = spec.generator.name
+    if name == "auto":
+        name = DEFAULT_GENERATOR[modality]
+    family = GENERATORS[name]
+    if family.modality != modality:
+        fitting = [key for key in GENERATORS if GENERATORS[key].modality == modality]
+        raise ParameterError(
+            f"the generator must be for {modality}s, {name} is for {family.modality}s; "
+            f"choose one of {', '.join(fitting)}"
+        )
+    release = Release(spec, real, name, load_contract(spec.contract).digest, home)
+    _new_generator(release)
+    return release
+
+
+@_guarded
+def fit(release: Release, progress: OnProgress | None = None) -> Fitted:
+    """Fit the generator on the train rows, or find the model that equal inputs gave before.
+
+    A family that cannot be saved without a pickle is only recorded here; ``sample`` fits it.
+    """
+    folder = release.model_folder
+    if not folder.is_dir():
+        generator = _new_generator(release)
+        with whole_folder(folder) as stage:
+            facts = _fit_into(stage, generator, release, progress)
+            (stage / "facts.json").write_text(canonical_json(facts), encoding="utf-8")
+    return fitted(release)
+
+
+def fitted(release: Release) -> Fitted:
+    """The model of ``release``.
+
+    Raises:
+        CheckpointError: it has not been fitted.
+    """
+    folder = release.model_folder
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"dataset {release.spec.name!r} needs a fitted model, it has none for this seed and "
+            "these parameters; run the step 'model' first"
+        )
+    facts = json.loads((folder / "facts.json").read_text("utf-8"))
+    digest = model_digest(folder) if facts["persistent"] else release.model_key
+    return Fitted(release.generator, digest, facts)
+
+
+@_guarded
+def sample(release: Release, progress: OnProgress | None = None) -> Candidate:
+    """Sample the candidate and write it as canonical Parquet."""
+    folder = release.candidate_folder
+    if not folder.is_dir():
+        generator = _loaded(release, progress)
+        rows = release.spec.rows or int(release.real.facts["rows"]["train"])
+        data = generator.sample(rows, seed=release.spec.seed, progress=progress)
+        with whole_folder(folder) as stage:
+            digest = write_candidate(stage, data, release.real.schema, release.spec.name)
+            facts = {"content_digest": digest, "rows": rows}
+            (stage / "facts.json").write_text(canonical_json(facts), encoding="utf-8")
+    return candidate(release)
+
+
+def candidate(release: Release) -> Candidate:
+    """The candidate of ``release``.
+
+    Raises:
+        CheckpointError: it has not been sampled.
+    """
+    folder = release.candidate_folder
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"dataset {release.spec.name!r} needs a candidate, it has none for this release; "
+            "run the step 'candidate' first"
+        )
+    facts = json.loads((folder / "facts.json").read_text("utf-8"))
+    return Candidate(folder, facts["content_digest"], int(facts["rows"]))
+
+
+@_guarded
+def score(release: Release, progress: OnProgress | None = None) -> Scorecard:
+    """Measure the candidate, as written, against train and holdout."""
+    path = release.evidence_folder / "scorecard.json"
+    if not path.is_file():
+        scorecard = measure(comparison(release), progress)
+        write_text(path, scorecard.to_json())
+    return Scorecard.from_json(path.read_text("utf-8"))
+
+
+def comparison(release: Release) -> Comparison:
+    """The candidate beside the real data."""
+    real = release.real
+    files = candidate_files(candidate(release).folder)
+    synthetic = read_published(files, real.schema)
+    return Comparison(synthetic, real.train(), real.holdout(), real.schema, release.spec.seed)
+
+
+def measure(data: Comparison, progress: OnProgress | None = None) -> Scorecard:
+    """All validators that suit the data."""
+    if isinstance(data.schema, ImageSchema):
+        return _measure(data, "image", progress)
+    from threadpoolctl import threadpool_limits
+
+    # The boosted trees of scikit-learn are small here: OpenMP gains little, and on a machine that
+    # is shared its spinning threads make a second into a minute.
+    with threadpool_limits(limits=1, user_api="openmp"):
+        return _measure(data, "table", progress)
+
+
+def _measure(data: Comparison, modality: str, progress: OnProgress | None) -> Scorecard:
+    chosen = [name for name in VALIDATORS if VALIDATORS[name].modality == modality]
+    scores = []
+    started = time.monotonic()
+    for number, name in enumerate(chosen):
+        if progress is not None:
+            done = time.monotonic() - started
+            progress(Progress(f"score: {name}", number, len(chosen), done))
+        scores.extend(VALIDATORS[name]()(data))
+    if progress is not None:
+        progress(Progress("score", len(chosen), len(chosen), time.monotonic() - started))
+    return Scorecard(tuple(scores))
+
+
+@_guarded
+def decide(release: Release) -> Verdict:
+    """Judge the scorecard by the contract, and write the report.
+
+    A candidate that fails a gate is quarantined: its report and verdict go to the vault's
+    quarantine, and nothing of it can be published.
+    """
+    from validators.expectations import judge
+
+    folder = release.evidence_folder
+    if not (folder / "report.html").is_file():
+        card = score(release)
+        data = comparison(release)
+        verdict = judge(
+            _contract(release),
+            card,
+            synthetic=data.synthetic,
+            schema=data.schema,
+            rows=candidate(release).rows,
+            candidate_digest=candidate(release).content_digest,
+            run_name=f"{release.spec.name}@{release.key[:16]}",
+            evidence=folder / "gx",
+        )
+        write_text(folder / "verdict.json", verdict.to_json())
+        _write_report(release, verdict, card, data)
+    verdict = Verdict.from_json((folder / "verdict.json").read_text("utf-8"))
+    if not verdict.passed and not release.quarantine_folder.is_dir():
+        with whole_folder(release.quarantine_folder) as stage:
+            for name in ("report.html", "verdict.json", "scorecard.json"):
+                (stage / name).write_bytes((folder / name).read_bytes())
+    return verdict
+
+
+@_guarded
+def publish(release: Release) -> Published:
+    """Publish the candidate if, and only if, its verdict passes.
+
+    Raises:
+        QuarantinedError: a gate failed, or the verdict is not about this candidate.
+    """
+    folder = release.evidence_folder
+    try:
+        verdict = Verdict.from_json((folder / "verdict.json").read_text("utf-8"))
+        card = Scorecard.from_json((folder / "scorecard.json").read_text("utf-8"))
+    except OSError:
+        raise CheckpointError(
+            f"dataset {release.spec.name!r} needs a verdict to be published, it has none; "
+            "run the step 'scorecard' first"
+        ) from None
+    ready = _recomputed(release)
+    verdict.require_passed(ready.content_digest, _contract(release), card)
+    return publish_to_lake(release.home.lake, _request(release, ready, verdict))
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a whole run led to."""
+
+    release: Release
+    verdict: Verdict
+    published: Published | None
+
+    @property
+    def report(self) -> Path:
+        """The report: of the published version, else of the quarantine."""
+        if self.published is not None:
+            return self.published.path / "reports" / "report.html"
+        return self.release.quarantine_folder / "report.html"
+
+
+def run(
+    spec: DatasetSpec,
+    home: Home,
+    progress: OnProgress | None = None,
+    *,
+    real: RealData | None = None,
+) -> RunResult:
+    """The whole way of the data; ``real`` where it has been ingested already.
+
+    Raises:
+        LikenessError: bad input or an internal failure. A failed gate is no error: the result
+            then has no publication.
+    """
+    notify = progress or (lambda _: None)
+    notify(Progress("ingest", 0, 1, 0.0))
+    release = prepare(spec, home, real or ingest(spec, home))
+    notify(Progress("fit", 0, 1, 0.0))
+    fit(release, progress)
+    notify(Progress("sample", 0, 1, 0.0))
+    sample(release, progress)
+    score(release, progress)
+    notify(Progress("decide", 0, 1, 0.0))
+    verdict = decide(release)
+    notify(Progress("publish", 0, 1, 0.0))
+    published = publish(release) if verdict.passed else None
+    return RunResult(release, verdict, published)
+
+
+def export_model(release: Release, folder: Path) -> Path:
+    """A copy of the fitted model in ``folder``: it holds real values, keep it as safe as them.
+
+    Raises:
+        CheckpointError: this family cannot be saved.
+        ParameterError: the folder exists.
+    """
+    if not fitted(release).facts["persistent"]:
+        raise CheckpointError(
+            f"a saved model must not need a pickle, {release.generator} would; use `likeness run`, "
+            "which fits and samples at once"
+        )
+    if folder.exists():
+        raise ParameterError(f"the output folder must be new, {folder} exists; choose another")
+    with whole_folder(folder.absolute()) as stage:
+        for file in sorted(release.model_folder.iterdir()):
+            (stage / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@_guarded
+def sample_to_file(
+    model: Path, rows: int, seed: int, output: Path, progress: OnProgress | None = None
+) -> str:
+    """Sample a saved model into one Parquet file; gives the content digest.
+
+    Raises:
+        CheckpointError: the folder holds no model.
+    """
+    generator = load_generator(model)
+    data = generator.sample(rows, seed=seed, progress=progress)
+    table = to_arrow(data, generator.schema_)
+    digest = content_digest(table)
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial")
+    write_parquet(table, partial, {"synthetic": "true", "content_digest": digest})
+    partial.replace(output)
+    return digest
+
+
+def _new_generator(release: Release) -> Generator:
+    parameters = {"seed": release.spec.seed, **release.spec.generator.parameters}
+    return GENERATORS[release.generator].from_parameters(parameters)
+
+
+def _contract(release: Release) -> Contract:
+    return load_contract(release.spec.contract)
+
+
+def _fit_into(
+    stage: Path, generator: Generator, release: Release, progress: OnProgress | None
+) -> dict[str, Any]:
+    started = time.monotonic()
+    facts: dict[str, Any] = {"persistent": generator.persistent, "loss_history": []}
+    if generator.persistent:
+        generator.fit(release.real.train(), release.real.schema, progress=progress)
+        generator.save(stage)
+        facts["loss_history"] = generator.loss_history_
+    facts["parameters"] = generator.parameters()
+    facts["seconds"] = round(time.monotonic() - started, 3)
+    facts["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return facts
+
+
+def _loaded(release: Release, progress: OnProgress | None) -> Generator:
+    if fitted(release).facts["persistent"]:
+        return load_generator(release.model_folder)
+    generator = _new_generator(release)
+    return generator.fit(release.real.train(), release.real.schema, progress=progress)
+
+
+def _recomputed(release: Release) -> Candidate:
+    """The candidate with the digest of the bytes that lie there now."""
+    found = candidate(release)
+    table = read_rows(candidate_files(found.folder))
+    return Candidate(found.folder, content_digest(table), len(table))
+
+
+def reproduce_facts(release: Release) -> dict[str, Any]:
+    """What a reader needs to make the same release again; holds no value of the data."""
+    model = fitted(release)
+    return {
+        "dataset": release.spec.name,
+        "release_key": release.key,
+        "generator": release.generator,
+        "parameters": model.facts["parameters"],
+        "seed": release.spec.seed,
+        "model_digest": model.digest,
+        "fit_seconds": model.facts["seconds"],
+        "rows": candidate(release).rows,
+        "content_digest": candidate(release).content_digest,
+        "contract": release.spec.contract,
+        "contract_digest": release.contract_digest,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    names = ("likeness", "torch", "numpy", "pandas", "pyarrow", "scikit-learn")
+    found = {name: version(name) for name in names}
+    return {"python": platform.python_version(), **found}
+
+
+def _write_report(release: Release, verdict: Verdict, card: Scorecard, data: Comparison) -> None:
+    from validators.report import ReportContext, render_report
+
+    sheet = None
+    if isinstance(data.synthetic, Images) and isinstance(data.schema, ImageSchema):
+        sheet = contact_sheet(data.synthetic, data.schema)
+        (release.evidence_folder / SHEET).write_bytes(sheet)
+    context = ReportContext(
+        dataset=release.spec.name,
+        description=release.spec.description,
+        verdict=verdict,
+        scorecard=card,
+        comparison=data,
+        loss_history=[(int(s), float(v)) for s, v in fitted(release).facts["loss_history"]],
+        contact_sheet_png=sheet,
+        protection=tuple(release.real.facts["protection"]),
+        reproduce=reproduce_facts(release),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_text(release.evidence_folder / "report.html", render_report(context))
+
+
+def _request(release: Release, ready: Candidate, verdict: Verdict) -> PublishRequest:
+    folder = release.evidence_folder
+    files = {f"data/{file.name}": file for file in candidate_files(ready.folder)}
+    for name in ("report.html", "verdict.json", "scorecard.json"):
+        files[f"reports/{name}"] = folder / name
+    for file in sorted((folder / "gx").rglob("*")):
+        if file.is_file():
+            files[f"reports/gx/{file.relative_to(folder / 'gx').as_posix()}"] = file
+    if (folder / SHEET).is_file():
+        files[SHEET] = folder / SHEET
+    return PublishRequest(
+        dataset=release.spec.name,
+        key=release.key,
+        files=files,
+        schema=release.real.schema,
+        rows=ready.rows,
+        content_digest=ready.content_digest,
+        facts=_facts(release, verdict),
+        created_at=verdict.generated,
+    )
+
+
+def _facts(release: Release, verdict: Verdict) -> dict[str, Any]:
+    spec = release.spec
+    return {
+        "title": spec.name,
+        "description": spec.description,
+        "license": spec.license,
+        "citation": spec.citation,
+        "owners": list(spec.owners),
+        "tags": dict(spec.tags),
+        "reproduce": reproduce_facts(release),
+        "source": {"kind": spec.source.kind, "rows": release.real.facts["rows"]},
+        "protection": list(release.real.facts["protection"]),
+        "gates": json.loads(verdict.to_json()),
+    }
+
+
+def _keep_traceback(error: Exception, args: tuple[object, ...]) -> Path:
+    home = next((a for a in args if isinstance(a, Home)), None)
+    if home is None:
+        release = next((a for a in args if isinstance(a, Release)), None)
+        home = release.home if release is not None else Home.from_environment()
+    folder = home.vault / "tracebacks"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}.txt"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write("".join(traceback.format_exception(error)))
+    return path

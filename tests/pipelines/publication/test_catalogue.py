@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+from PIL import Image
+
+from pipelines.publication.catalogue import dataset_names, write_catalogue
+from pipelines.publication.publish import publish
+
+
+class Page(HTMLParser):
+    """Links, sources and cards of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.cards: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        if "href" in values:
+            self.links.append(values["href"] or "")
+        if "src" in values:
+            self.sources.append(values["src"] or "")
+        if tag == "article":
+            self.cards.append(values["data-find"] or "")
+
+
+def test_the_page_shows_each_dataset_and_its_links_exist(make_release, images, tmp_path):
+    lake = tmp_path / "lake"
+    publish(lake, make_release())
+    publish(lake, make_release(key="key-2", facts={"title": "People", "license": "MIT"}))
+    release = make_release(*images, dataset="digits")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "sheet.png")
+    files = {**release.files, "contact_sheet.png": tmp_path / "sheet.png"}
+    publish(lake, dataclasses.replace(release, files=files))
+    path = write_catalogue(lake)
+    text = path.read_text()
+    page = Page(text)
+    assert [card.split()[0] for card in page.cards] == ["digits", "people"]
+    assert "insured" in page.cards[1], "columns can be searched"
+    for link in page.links:
+        assert (lake / link).is_file(), link
+    assert len(page.sources) == 1
+    assert page.sources[0].startswith("data:image/png;base64,")
+    for part in ("people@2", "2 versions", "200", "0.0312", "likeness verify people@2", "MIT"):
+        assert part in text
+    assert not re.search(r"(?:https?:)?//[a-z]", text.split("</style>")[1]), (
+        "nothing from elsewhere"
+    )
+    assert "link" not in page.tags
+    assert "iframe" not in page.tags
+
+
+def test_the_same_is_there_for_machines(make_release, tmp_path):
+    version = publish(tmp_path / "lake", make_release())
+    write_catalogue(tmp_path / "lake")
+    catalogue = json.loads((tmp_path / "lake/catalog.jsonld").read_text())
+    (dataset,) = catalogue["dcat:dataset"]
+    assert dataset["dct:identifier"] == "people@1"
+    (file,) = dataset["dcat:distribution"]
+    assert (tmp_path / "lake" / file["dcat:downloadURL"]).stat().st_size == file["dcat:byteSize"]
+    assert file["spdx:checksum"]["spdx:checksumValue"] == version.manifest().data_files[0].sha256
+
+
+def test_text_of_others_is_text(make_release, tmp_path):
+    facts = {"title": '<img src="x">', "description": "<script>alert(1)</script>"}
+    publish(tmp_path / "lake", make_release(facts=facts))
+    page = Page(write_catalogue(tmp_path / "lake").read_text())
+    assert "img" not in page.tags
+    assert page.tags.count("script") == 1
+
+
+def test_a_damaged_dataset_hides_no_other(make_release, tmp_path):
+    lake = tmp_path / "lake"
+    publish(lake, make_release())
+    for name in ("cut", "changed", "gone"):
+        publish(lake, make_release(dataset=name))
+    (lake / "cut/_log/00000001.json").unlink()
+    (lake / "cut/_log/00000001.json").write_text("{}")
+    snapshot = next((lake / "changed/snapshots").iterdir())
+    (snapshot / "manifest.json").chmod(0o644)
+    (snapshot / "manifest.json").write_text("{}")
+    (next((lake / "gone/snapshots").iterdir()) / "manifest.json").unlink()
+    text = write_catalogue(lake).read_text()
+    for name in ("cut", "changed", "gone"):
+        assert f"likeness verify {name}”" in text
+    assert "people@1" in text
+
+
+def test_a_catalogue_of_nothing_is_a_page(tmp_path):
+    assert dataset_names(tmp_path / "none") == []
+    text = write_catalogue(tmp_path / "lake").read_text()
+    assert "Nothing is published yet" in text
+    (tmp_path / "lake" / "Not-a-dataset").mkdir()
+    (tmp_path / "lake" / "empty").mkdir()
+    assert dataset_names(tmp_path / "lake") == []
+    first = write_catalogue(tmp_path / "lake").read_bytes()
+    assert write_catalogue(tmp_path / "lake").read_bytes() == first

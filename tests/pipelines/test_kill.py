@@ -1,0 +1,64 @@
+"""A process killed at any step, and run again, ends in one published version."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines.home import Home
+from pipelines.publication.log import read_log
+from pipelines.publication.verify import verify
+
+ROOT = Path(__file__).resolve().parents[2]
+# Runs the steps; kills itself without warning when the named phase begins.
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from pipelines import steps
+from pipelines.home import Home
+from pipelines.spec import parse_spec
+
+def progress(report):
+    if report.phase.startswith(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+spec = parse_spec({"name": "toy", "source": {"kind": "csv", "path": sys.argv[1]},
+                   "target": "y", "contract": "internal"})
+result = steps.run(spec, Home(Path(sys.argv[2])), progress)
+print("published", result.published.version)
+"""
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=1_500)
+    frame = pd.DataFrame({"x": x.round(1), "y": np.where(x + rng.normal(size=1_500) > 0, "a", "b")})
+    path = tmp_path_factory.mktemp("kill") / "toy.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def run(table: Path, home: Path, phase: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM, str(table), str(home), phase]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_killed_at_every_step_ends_in_one_version(table: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for phase in ("ingest", "fit", "sample", "score: fidelity", "decide", "publish"):
+        killed = run(table, home, phase)
+        assert killed.returncode == -signal.SIGKILL, (phase, killed.stderr)
+    done = run(table, home, "never")
+    assert done.stdout.strip() == "published 1", done.stderr
+    again = run(table, home, "never")
+    assert again.stdout.strip() == "published 1", again.stderr
+    lake = Home(home).lake
+    assert len(read_log(lake, "toy")) == 1
+    assert verify(lake, "toy@1").passed
