@@ -15,11 +15,13 @@ from validators import Comparison
 from validators.contract import load_contract
 from validators.verdict import Verdict
 
+from .boundary import guarded
 from .candidate import write_candidate
 from .declare import split_names, split_pair
 from .home import whole_folder, write_text
 from .ingest import MIN_ROWS
 from .pictures import contact_sheet
+from .protection import check_declared
 from .release import as_schema
 from .sources import RawImages, RawTable, read_source, source_for_path
 from .steps import measure, versions
@@ -48,6 +50,7 @@ class Assessment:
     report: Path
 
 
+@guarded
 def validate(request: Request, progress: OnProgress | None = None) -> Assessment:
     """Measure, judge and report.
 
@@ -129,6 +132,7 @@ def _schema(train: RawTable, request: Request) -> TableSchema:
             raise ParameterError(
                 f"{option} must name columns of the data, {', '.join(unknown)} is not one"
             )
+    check_declared(train.frame, kinds)
     return TableSchema.infer(train.frame, kinds=kinds, target=request.target, protected=protected)
 
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from generators import GENERATORS
 from generators.base import LikenessError
 from validators import VALIDATORS
 
+from .boundary import InternalError, boundary
 from .declare import Options, to_spec
 from .home import Home
 from .terminal import Terminal
@@ -27,6 +29,8 @@ from .terminal import Terminal
 EXIT_INTERNAL, EXIT_INPUT, EXIT_QUARANTINED = 1, 2, 3
 PROJECT = Path(__file__).resolve().parent.parent
 _PATH = click.Path(path_type=Path)
+# How click itself speaks: exits, usage errors, a closed pipe.
+_CLICK = (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -35,11 +39,12 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
         """Run the command and translate its outcome."""
-        from .steps import InternalError
-
         terminal = Terminal("--json" in ctx.args or "--json" in sys.argv)
         try:
-            ctx.exit(super().invoke(ctx) or 0)
+            # The last line of defence: what no step has caught ends in the vault, too.
+            with boundary("command", _home(), passing=_CLICK):
+                status = super().invoke(ctx)
+            ctx.exit(status or 0)
         except InternalError as error:
             terminal.error(str(error))
             ctx.exit(EXIT_INTERNAL)
@@ -287,6 +292,14 @@ def ui(port: int, home: Path) -> int:
     click.echo(f"Dagster at http://127.0.0.1:{port} (DAGSTER_HOME={dagster_home})")
     command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
     return subprocess.run(command, env=environment, cwd=PROJECT, check=False).returncode
+
+
+def _home() -> Home:
+    """The home that the command line names; its options are not parsed yet."""
+    given = [after for option, after in pairwise(sys.argv) if option == "--home"]
+    joined = [word.partition("=")[2] for word in sys.argv if word.startswith("--home=")]
+    named = [*given, *joined]
+    return Home(Path(named[-1]).absolute()) if named else Home.from_environment()
 
 
 def _family(name: str, family: type[Any]) -> dict[str, str]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from generators.base import DataError, ParameterError, derive_seed
-from generators.schema import Images, Schema, TableSchema
+from generators.schema import Images, ImageSchema, Schema, TableSchema
 
 from .home import Home, canonical_json, whole_folder
-from .protection import Protection, fit_protection
+from .protection import OTHER, Protection, fit_protection
 from .release import RealData, remember_real, write_data
 from .sources import RawImages, RawTable
 from .spec import DatasetSpec
@@ -203,8 +203,6 @@ def _bound_note(kept: np.ndarray, spec: DatasetSpec) -> list[str]:
 
 
 def _described(schema: TableSchema, spec: DatasetSpec) -> TableSchema:
-    from dataclasses import replace
-
     columns = tuple(
         replace(column, description=spec.columns[column.name].description)
         if column.name in spec.columns
@@ -219,7 +217,7 @@ def _split_images(raw: RawImages, spec: DatasetSpec) -> Split:
     for option, value in given.items():
         if value:
             raise ParameterError(f"{option} is for tables, this source holds images; leave it out")
-    images = raw.images
+    images, schema, notes = _without_rare_classes(raw.images, raw.schema, spec.protection.k)
     if len(images) < MIN_ROWS:
         raise DataError(
             f"an image set needs at least {MIN_ROWS} images to be learned and judged, this one "
@@ -236,9 +234,26 @@ def _split_images(raw: RawImages, spec: DatasetSpec) -> Split:
         "rows": {"train": len(train), "holdout": len(holdout)},
         "unreadable": raw.unreadable,
         "entity": [],
-        "protection": ["metadata of the image files (EXIF, GPS, names) is left behind"],
+        "protection": ["metadata of the image files (EXIF, GPS, names) is left behind", *notes],
     }
-    return Split(train, holdout, raw.schema, facts, None)
+    return Split(train, holdout, schema, facts, None)
+
+
+def _without_rare_classes(
+    images: Images, schema: ImageSchema, k: int
+) -> tuple[Images, ImageSchema, list[str]]:
+    """Classes of fewer than ``k`` images become one: a name that few bear tells of them."""
+    counts = np.bincount(images.labels, minlength=len(schema.classes))
+    kept = [i for i, name in enumerate(schema.classes) if counts[i] >= k or not schema.labelled]
+    rare = len(schema.classes) - len(kept)
+    if rare == 0:
+        return images, schema, []
+    new = np.full(len(schema.classes), len(kept), dtype=np.int64)
+    new[kept] = np.arange(len(kept))
+    classes = (*(schema.classes[i] for i in kept), OTHER)
+    note = f"{rare} classes of fewer than {k} images merged into {OTHER}"
+    merged = Images(images.pixels, new[images.labels])
+    return merged, replace(schema, classes=classes), [note]
 
 
 def _digest(split: Split) -> str:

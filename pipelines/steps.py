@@ -6,25 +6,20 @@ is there already, and leaves it whole or not at all: a killed run goes on where 
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import platform
 import resource
 import time
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from generators import GENERATORS, load_generator
 from generators.base import (
     CheckpointError,
     Generator,
-    LikenessError,
     OnProgress,
     ParameterError,
     Progress,
@@ -35,6 +30,8 @@ from validators import VALIDATORS, Comparison, Scorecard
 from validators.contract import Contract, load_contract
 from validators.verdict import Verdict
 
+from .boundary import InternalError as InternalError
+from .boundary import guarded
 from .candidate import candidate_files, read_rows, write_candidate
 from .home import Home, canonical_json, whole_folder, write_text
 from .ingest import split_and_protect, store
@@ -49,15 +46,8 @@ from .release import RealData, Release, recall_real
 from .sources import read_source
 from .spec import DatasetSpec
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 SHEET = "contact_sheet.png"
 DEFAULT_GENERATOR = {"table": "forest", "image": "diffusion"}
-
-
-class InternalError(LikenessError, RuntimeError):
-    """Something failed that should not have; the details are in the vault alone."""
 
 
 @dataclass(frozen=True)
@@ -78,27 +68,7 @@ class Candidate:
     rows: int
 
 
-def _guarded(step: Callable[P, R]) -> Callable[P, R]:
-    """Keep the messages of foreign exceptions in the vault: they quote cells."""
-
-    @functools.wraps(step)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return step(*args, **kwargs)
-        except LikenessError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the edge where real data could leak
-            path = _keep_traceback(error, args)
-            kind = type(error).__name__
-        raise InternalError(
-            f"step {step.__name__!r} must not fail, it did with {kind}; "
-            f"the owner of the data finds the details in {path}"
-        )
-
-    return guarded
-
-
-@_guarded
+@guarded
 def ingest(spec: DatasetSpec, home: Home) -> RealData:
     """Read the source, split it by subject, protect it, and put it into the vault."""
     from validators.expectations import check_ingest
@@ -132,7 +102,7 @@ def prepare(spec: DatasetSpec, home: Home, real: RealData | None = None) -> Rele
     return release
 
 
-@_guarded
+@guarded
 def fit(release: Release, progress: OnProgress | None = None) -> Fitted:
     """Fit the generator on the train rows, or find the model that equal inputs gave before.
 
@@ -164,7 +134,7 @@ def fitted(release: Release) -> Fitted:
     return Fitted(release.generator, digest, facts)
 
 
-@_guarded
+@guarded
 def sample(release: Release, progress: OnProgress | None = None) -> Candidate:
     """Sample the candidate and write it as canonical Parquet."""
     folder = release.candidate_folder
@@ -195,7 +165,7 @@ def candidate(release: Release) -> Candidate:
     return Candidate(folder, facts["content_digest"], int(facts["rows"]))
 
 
-@_guarded
+@guarded
 def score(release: Release, progress: OnProgress | None = None) -> Scorecard:
     """Measure the candidate, as written, against train and holdout."""
     path = release.evidence_folder / "scorecard.json"
@@ -239,7 +209,7 @@ def _measure(data: Comparison, modality: str, progress: OnProgress | None) -> Sc
     return Scorecard(tuple(scores))
 
 
-@_guarded
+@guarded
 def decide(release: Release) -> Verdict:
     """Judge the scorecard by the contract, and write the report.
 
@@ -272,7 +242,7 @@ def decide(release: Release) -> Verdict:
     return verdict
 
 
-@_guarded
+@guarded
 def publish(release: Release) -> Published:
     """Publish the candidate if, and only if, its verdict passes.
 
@@ -357,7 +327,7 @@ def export_model(release: Release, folder: Path) -> Path:
     return folder
 
 
-@_guarded
+@guarded
 def sample_to_file(
     model: Path, rows: int, seed: int, output: Path, progress: OnProgress | None = None
 ) -> str:
@@ -499,16 +469,3 @@ def _facts(release: Release, verdict: Verdict) -> dict[str, Any]:
         "protection": list(release.real.facts["protection"]),
         "gates": json.loads(verdict.to_json()),
     }
-
-
-def _keep_traceback(error: Exception, args: tuple[object, ...]) -> Path:
-    home = next((a for a in args if isinstance(a, Home)), None)
-    if home is None:
-        release = next((a for a in args if isinstance(a, Release)), None)
-        home = release.home if release is not None else Home.from_environment()
-    folder = home.vault / "tracebacks"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}.txt"
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write("".join(traceback.format_exception(error)))
-    return path

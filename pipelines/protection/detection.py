@@ -44,6 +44,11 @@ _DETECTORS: dict[str, Callable[[str], bool]] = {
 }
 
 
+def personal_value(text: str) -> str | None:
+    """What kind of personal identifier ``text`` looks like, or None."""
+    return next((name for name, detector in _DETECTORS.items() if detector(text.strip())), None)
+
+
 def looks_personal(series: pd.Series) -> str | None:
     """What kind of personal identifier most values of a text column look like, or None.
 

@@ -14,8 +14,8 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from generators.base import DataError
-from generators.schema import infer_kind, to_numbers
+from generators.base import DataError, ParameterError
+from generators.schema import KINDS, infer_kind, to_numbers
 
 from ..spec import DatasetSpec
 from .detection import looks_personal
@@ -78,8 +78,7 @@ def fit_protection(train: pd.DataFrame, spec: DatasetSpec) -> Protection:
     kept: dict[str, tuple[str, ...]] = {}
     bounds: dict[str, tuple[float, float]] = {}
     notes = [
-        f"{name}: values look like {what}s; replaced by surrogates"
-        for name, what in personal.items()
+        f"{name}: recognised as {what}; replaced by surrogates" for name, what in personal.items()
     ]
     k = spec.protection.k
     for name, kind in kinds.items():
@@ -100,18 +99,44 @@ def fit_protection(train: pd.DataFrame, spec: DatasetSpec) -> Protection:
     return Protection(kinds, kept, bounds, personal, tuple(notes))
 
 
+def check_declared(frame: pd.DataFrame, kinds: Mapping[str, str]) -> None:
+    """Raise unless columns of ``frame`` can be what they are declared to be.
+
+    Raises:
+        ParameterError: there is no such kind.
+        DataError: a column cannot be of its kind; its name is told, no value.
+    """
+    for name, kind in kinds.items():
+        if kind not in KINDS:
+            raise ParameterError(
+                f"a column's kind must be one of {', '.join(KINDS)}, {name!r} is declared "
+                f"{kind!r}; correct the declaration"
+            )
+        series = frame[name]
+        dates = pd.api.types.is_datetime64_any_dtype(series.dtype)
+        numbers = pd.api.types.is_numeric_dtype(series.dtype)
+        fits = {
+            "numerical": numbers and not pd.api.types.is_bool_dtype(series.dtype),
+            "datetime": dates,
+            "boolean": not dates and series.nunique() <= 2,
+        }
+        if not fits.get(kind, True) and series.notna().any():
+            holds = "dates" if dates else "numbers" if numbers else "text"
+            raise DataError(
+                f"column {name!r} is declared {kind}, but it holds {holds}; declare it "
+                "categorical, or clean it"
+            )
+
+
 def _kinds(train: pd.DataFrame, spec: DatasetSpec) -> tuple[dict[str, str], dict[str, str]]:
+    declared_kinds = {n: c.kind for n, c in spec.columns.items() if c.kind and n in train.columns}
+    check_declared(train, declared_kinds)
     kinds: dict[str, str] = {}
     personal: dict[str, str] = {}
     undeclared: list[str] = []
     for name in train.columns:
-        declared = spec.columns[name].kind if name in spec.columns else None
+        declared = declared_kinds.get(name)
         kinds[name] = declared or infer_kind(name, train[name])
-        if declared in ("numerical", "datetime") and train[name].dtype == object:
-            raise DataError(
-                f"column {name!r} is declared {declared}, but it holds text; declare it "
-                "categorical, or clean it"
-            )
         if declared is not None:
             continue
         if spec.entity == (name,):

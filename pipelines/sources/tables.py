@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,9 +20,13 @@ import pyarrow.parquet as pq
 
 from generators.base import DataError
 
+from ..protection.detection import personal_value
+
 MAX_COLUMNS = 2_000
 MAX_DECODED_BYTES = 8 * 2**30
 MAX_NAME_LENGTH = 256
+# What pandas calls an index without a name: labels of rows, no column of the table.
+_INDEX_NAME = re.compile(r"__index_level_\d+__")
 # Spellings of "missing" in CSV files; a bare ? is the mark of the UCI archives.
 NULL_MARKERS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"]
 
@@ -66,8 +71,10 @@ def read_parquet(path: Path) -> RawTable:
         DataError: damaged, truncated, nested columns, duplicate names, decodes to too much.
     """
     with _opened(path) as file:
-        check_names(file.schema_arrow.names)
-        table = pa.Table.from_batches(_bounded(file, path), schema=file.schema_arrow)
+        names = [name for name in file.schema_arrow.names if not _INDEX_NAME.fullmatch(name)]
+        check_names(names)
+        schema = pa.schema([file.schema_arrow.field(name) for name in names])
+        table = pa.Table.from_batches(_bounded(file, path, names), schema=schema)
     return RawTable(to_frame(table))
 
 
@@ -93,6 +100,13 @@ def check_names(names: Iterable[str]) -> None:
     if any(len(name) > MAX_NAME_LENGTH for name in listed):
         raise DataError(
             f"a column name may have {MAX_NAME_LENGTH} characters, one is longer; "
+            "is the first line a header?"
+        )
+    # Names are shown everywhere; the first row of a file without a header must not be.
+    values = sum(1 for name in listed if personal_value(name))
+    if values:
+        raise DataError(
+            f"column names must be names, {values} look like personal identifiers; "
             "is the first line a header?"
         )
     twice = [name for name, count in Counter(listed).items() if count > 1]
@@ -196,10 +210,10 @@ def _opened(path: Path) -> pq.ParquetFile:
         raise _bad_parquet(path) from None
 
 
-def _bounded(file: pq.ParquetFile, path: Path) -> Iterator[pa.RecordBatch]:
+def _bounded(file: pq.ParquetFile, path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
     decoded = 0
     try:
-        for batch in file.iter_batches(batch_size=65_536):
+        for batch in file.iter_batches(batch_size=65_536, columns=names):
             decoded += batch.nbytes
             if decoded > MAX_DECODED_BYTES:
                 raise _too_large(path)
