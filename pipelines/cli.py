@@ -24,6 +24,7 @@ from validators import VALIDATORS
 from .boundary import InternalError, boundary
 from .declare import Options, to_spec
 from .home import Home
+from .protection.leaks import LeakError
 from .terminal import Terminal
 
 EXIT_INTERNAL, EXIT_INPUT, EXIT_QUARANTINED = 1, 2, 3
@@ -48,6 +49,9 @@ class Group(click.Group):
         except InternalError as error:
             terminal.error(str(error))
             ctx.exit(EXIT_INTERNAL)
+        except LeakError as error:
+            terminal.error(str(error))
+            ctx.exit(EXIT_QUARANTINED)
         except LikenessError as error:
             terminal.error(str(error))
             ctx.exit(EXIT_INPUT)

@@ -15,11 +15,14 @@ from generators.schema import Images, ImageSchema, Schema, TableSchema
 
 from .home import Home, canonical_json, whole_folder
 from .protection import OTHER, Protection, fit_protection
-from .release import RealData, remember_real, write_data
+from .protection.leaks import Sensitive, sensitive_values
+from .release import SENSITIVE, RealData, remember_real, write_data
 from .sources import RawImages, RawTable
 from .spec import DatasetSpec
 
 MIN_ROWS = 50
+# Of what lies in the vault beside the rows; another one makes old folders be written anew.
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Split:
     schema: Schema
     facts: dict[str, Any]
     protection: Protection | None
+    sensitive: Sensitive
 
 
 def split_and_protect(raw: RawTable | RawImages, spec: DatasetSpec) -> Split:
@@ -52,6 +56,8 @@ def split_and_protect(raw: RawTable | RawImages, spec: DatasetSpec) -> Split:
     holdout = frame[kept & in_holdout].reset_index(drop=True)
     protection = fit_protection(train, spec)
     train, holdout = protection.apply(train), protection.apply(holdout)
+    replaced = [name for name, kind in protection.kinds.items() if kind in ("id", "text")]
+    sensitive = sensitive_values(raw.frame, pd.concat([train, holdout]), replaced)
     schema = TableSchema.infer(
         train, kinds=protection.kinds, target=spec.target, protected=spec.protected
     )
@@ -63,7 +69,7 @@ def split_and_protect(raw: RawTable | RawImages, spec: DatasetSpec) -> Split:
         "entity": list(spec.entity),
         "protection": [*_bound_note(kept, spec), *protection.notes],
     }
-    return Split(train, holdout, schema, facts, protection)
+    return Split(train, holdout, schema, facts, protection, sensitive)
 
 
 def store(split: Split, spec: DatasetSpec, home: Home) -> RealData:
@@ -76,6 +82,7 @@ def store(split: Split, spec: DatasetSpec, home: Home) -> RealData:
             write_data(stage, "holdout", split.holdout)
             (stage / "schema.json").write_text(split.schema.to_json(), encoding="utf-8")
             (stage / "facts.json").write_text(canonical_json(split.facts), encoding="utf-8")
+            split.sensitive.write(stage / SENSITIVE)
             if split.protection is not None:
                 text = canonical_json(split.protection.to_json())
                 (stage / "protection.json").write_text(text, encoding="utf-8")
@@ -236,7 +243,7 @@ def _split_images(raw: RawImages, spec: DatasetSpec) -> Split:
         "entity": [],
         "protection": ["metadata of the image files (EXIF, GPS, names) is left behind", *notes],
     }
-    return Split(train, holdout, schema, facts, None)
+    return Split(train, holdout, schema, facts, None, Sensitive({}))
 
 
 def _without_rare_classes(
@@ -258,6 +265,7 @@ def _without_rare_classes(
 
 def _digest(split: Split) -> str:
     digest = hashlib.sha256()
+    digest.update(f"format {_FORMAT}\n".encode())
     digest.update(split.schema.to_json().encode())
     digest.update(canonical_json(split.facts).encode())
     for part in (split.train, split.holdout):

@@ -21,11 +21,14 @@ from generators.base import DataError
 from generators.schema import Data, Images, Schema, TableSchema, schema_from_json
 
 from .home import Home, canonical_json, write_text
+from .protection.leaks import Sensitive
 from .spec import DatasetSpec
 
 # These fields describe a dataset to people; they do not change what is learned or decided.
 _COSMETIC = {"description", "license", "owners", "tags", "schedule", "citation", "source"}
 _KEY_LENGTH = 16
+SENSITIVE = "sensitive.json"
+"""What protection removed, beside the real data in the vault."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class RealData:
         """Row counts, notes on protection and the ingest checks; holds no cell."""
         facts: dict[str, Any] = json.loads((self.folder / "facts.json").read_text("utf-8"))
         return facts
+
+    @property
+    def sensitive(self) -> Sensitive:
+        """The values that protection removed: nothing published may hold one."""
+        return Sensitive.read(self.folder / SENSITIVE)
 
     def train(self) -> Data:
         """The rows or images that generators may learn from."""

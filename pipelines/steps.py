@@ -10,7 +10,7 @@ import json
 import platform
 import resource
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,7 @@ from .candidate import candidate_files, read_rows, write_candidate
 from .home import Home, canonical_json, whole_folder, write_text
 from .ingest import split_and_protect, store
 from .pictures import contact_sheet
+from .protection.leaks import LeakScan, count_copies, scan
 from .publication.digest import content_digest
 from .publication.log import Published
 from .publication.parquet import to_arrow, write_parquet
@@ -260,7 +261,25 @@ def publish(release: Release) -> Published:
         ) from None
     ready = _recomputed(release)
     verdict.require_passed(ready.content_digest, _contract(release), card)
-    return publish_to_lake(release.home.lake, _request(release, ready, verdict))
+    request = _request(release, ready, verdict)
+    leak_scan = require_clean(release, request)
+    facts = {**request.facts, "reproduce": {**request.facts["reproduce"], "leak_scan": leak_scan}}
+    return publish_to_lake(release.home.lake, replace(request, facts=facts))
+
+
+def require_clean(release: Release, request: PublishRequest) -> dict[str, Any]:
+    """Search all that is to be published for real values; gives what was searched, in counts.
+
+    Raises:
+        LeakError: there is one, or more copied rows than chance explains.
+    """
+    data = comparison(release)
+    copies, expected = count_copies(data.synthetic, data.train, data.holdout, data.schema)
+    allowed = "\n".join([release.spec.model_dump_json(), data.schema.to_json()])
+    texts = {"manifest": json.dumps(dict(request.facts), ensure_ascii=False)}
+    searched = scan(request.files, texts, release.real.sensitive, allowed)
+    found = LeakScan(len(request.files) + len(texts), searched, copies, round(expected, 1))
+    return asdict(found)
 
 
 @dataclass(frozen=True)
