@@ -96,6 +96,12 @@ _dataset = _stack(
     click.option(
         "--kind", "kinds", multiple=True, help="Declare a column: NAME=categorical; repeat."
     ),
+    click.option(
+        "--policy",
+        "policies",
+        multiple=True,
+        help="Personal column: NAME=drop, mask, keep, fake or fake:PROVIDER of Faker; repeat.",
+    ),
     click.option("--drop", multiple=True, help="Leave a column out; repeat."),
     click.option("--contract", help="standard, strict, internal, or a YAML file."),
     click.option("--name", help="Name of the dataset in the lake."),

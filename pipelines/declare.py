@@ -32,6 +32,7 @@ class Options:
     entity: str | None = None
     settings: Sequence[str] = ()
     kinds: Sequence[str] = ()
+    policies: Sequence[str] = ()
     drop: Sequence[str] = ()
     contract: str | None = None
     name: str | None = None
@@ -99,14 +100,20 @@ def _overlaid(raw: dict[str, Any], options: Options) -> dict[str, Any]:
     merged = {**raw, **plain, **lists}
     if options.drop:
         merged["drop"] = [*raw.get("drop", ()), *options.drop]
-    if options.kinds:
-        declared = dict(split_pair(text, "--kind") for text in options.kinds)
-        columns = {**raw.get("columns", {})}
-        for name, kind in declared.items():
-            columns[name] = {**columns.get(name, {}), "kind": kind}
-        merged["columns"] = columns
+    if options.kinds or options.policies:
+        merged["columns"] = _columns(raw.get("columns", {}), options)
     merged["generator"] = _generator(raw.get("generator", {}), options)
     return merged
+
+
+def _columns(raw: dict[str, Any], options: Options) -> dict[str, Any]:
+    columns = {**raw}
+    for name, kind in (split_pair(text, "--kind") for text in options.kinds):
+        columns[name] = {**columns.get(name, {}), "kind": kind}
+    for name, policy in (split_pair(text, "--policy") for text in options.policies):
+        action, _, provider = policy.partition(":")
+        columns[name] = {**columns.get(name, {}), "policy": action, "fake": provider or None}
+    return columns
 
 
 def _generator(raw: dict[str, Any], options: Options) -> dict[str, Any]:

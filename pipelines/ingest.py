@@ -16,13 +16,13 @@ from generators.schema import Images, ImageSchema, Schema, TableSchema
 from .home import Home, canonical_json, whole_folder
 from .protection import OTHER, Protection, fit_protection
 from .protection.leaks import Sensitive, sensitive_values
-from .release import SENSITIVE, RealData, remember_real, write_data
+from .release import PROTECTION, SENSITIVE, RealData, remember_real, write_data
 from .sources import RawImages, RawTable
 from .spec import DatasetSpec
 
 MIN_ROWS = 50
 # Of what lies in the vault beside the rows; another one makes old folders be written anew.
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def split_and_protect(raw: RawTable | RawImages, spec: DatasetSpec) -> Split:
     kept = _bounded(subjects, spec, rng)
     train = frame[kept & ~in_holdout].reset_index(drop=True)
     holdout = frame[kept & in_holdout].reset_index(drop=True)
-    protection = fit_protection(train, spec)
+    protection = fit_protection(train, spec, subjects[kept & ~in_holdout])
     train, holdout = protection.apply(train), protection.apply(holdout)
     replaced = [name for name, kind in protection.kinds.items() if kind in ("id", "text")]
     sensitive = sensitive_values(raw.frame, pd.concat([train, holdout]), replaced)
@@ -85,7 +85,7 @@ def store(split: Split, spec: DatasetSpec, home: Home) -> RealData:
             split.sensitive.write(stage / SENSITIVE)
             if split.protection is not None:
                 text = canonical_json(split.protection.to_json())
-                (stage / "protection.json").write_text(text, encoding="utf-8")
+                (stage / PROTECTION).write_text(text, encoding="utf-8")
     real = RealData(folder, digest)
     remember_real(home, spec, real)
     return real

@@ -21,12 +21,14 @@ from generators.base import DataError
 from generators.schema import Data, Images, Schema, TableSchema, schema_from_json
 
 from .home import Home, canonical_json, write_text
+from .protection import Protection
 from .protection.leaks import Sensitive
 from .spec import DatasetSpec
 
 # These fields describe a dataset to people; they do not change what is learned or decided.
 _COSMETIC = {"description", "license", "owners", "tags", "schedule", "citation", "source"}
 _KEY_LENGTH = 16
+PROTECTION = "protection.json"
 SENSITIVE = "sensitive.json"
 """What protection removed, beside the real data in the vault."""
 
@@ -53,6 +55,12 @@ class RealData:
         """Row counts, notes on protection and the ingest checks; holds no cell."""
         facts: dict[str, Any] = json.loads((self.folder / "facts.json").read_text("utf-8"))
         return facts
+
+    @property
+    def protection(self) -> Protection | None:
+        """What was done to a table's columns; nothing is remembered for images."""
+        path = self.folder / PROTECTION
+        return Protection.from_json(json.loads(path.read_text("utf-8"))) if path.is_file() else None
 
     @property
     def sensitive(self) -> Sensitive:

@@ -39,10 +39,17 @@ class ColumnSpec(_Model):
 
     Attributes:
         kind: its kind, instead of the inferred one.
+        policy: what is done to its values before anything else: ``drop`` the column; ``mask`` what
+            identifies (a date keeps its year, degrees one decimal, text nothing); ``fake`` it by
+            invented values; ``keep`` it although it looks personal (rare values still go).
+        fake: the provider of Faker that invents values, e.g. ``company``; by default one that fits
+            what was detected.
         description: for the people who read the dataset.
     """
 
     kind: Kind | None = None
+    policy: Literal["drop", "mask", "fake", "keep"] | None = None
+    fake: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
     description: str = ""
 
 
@@ -59,14 +66,18 @@ class ProtectionSpec(_Model):
     Attributes:
         k: a category with fewer train rows is merged into ``__OTHER__``; a numerical column is
             clipped at its k-th smallest and k-th largest value. 1 switches both off.
-        pii: what happens to a column whose values look like personal identifiers: ``replace``
-            by surrogates, or ``refuse`` the dataset.
+        pii: what happens to a column whose values look like personal identifiers and that has no
+            policy of its own: ``fake`` by invented values, ``replace`` by numbered surrogates,
+            ``mask``, ``drop``, or ``refuse`` the dataset. Dates of birth and positions are masked
+            where others are faked or replaced.
+        locale: of invented values, e.g. ``de_DE``.
         rows_per_subject: where an entity is declared, how many rows of a subject may be learned
             from; without an entity every row is a subject.
     """
 
     k: int = Field(default=11, ge=1, le=1000)
-    pii: Literal["replace", "refuse"] = "replace"
+    pii: Literal["fake", "replace", "mask", "drop", "refuse"] = "fake"
+    locale: str = Field(default="en_US", pattern=r"^[a-z]{2}_[A-Z]{2}$")
     rows_per_subject: int = Field(default=1, ge=1)
 
 

@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from generators import GENERATORS, load_generator
 from generators.base import (
     CheckpointError,
@@ -25,7 +27,7 @@ from generators.base import (
     Progress,
 )
 from generators.persistence import model_digest
-from generators.schema import Images, ImageSchema
+from generators.schema import Data, Images, ImageSchema
 from validators import VALIDATORS, Comparison, Scorecard
 from validators.contract import Contract, load_contract
 from validators.verdict import Verdict
@@ -36,6 +38,7 @@ from .candidate import candidate_files, read_rows, write_candidate
 from .home import Home, canonical_json, whole_folder, write_text
 from .ingest import split_and_protect, store
 from .pictures import contact_sheet
+from .protection.fake import fake_columns
 from .protection.leaks import LeakScan, count_copies, scan
 from .publication.digest import content_digest
 from .publication.log import Published
@@ -142,7 +145,7 @@ def sample(release: Release, progress: OnProgress | None = None) -> Candidate:
     if not folder.is_dir():
         generator = _loaded(release, progress)
         rows = release.spec.rows or int(release.real.facts["rows"]["train"])
-        data = generator.sample(rows, seed=release.spec.seed, progress=progress)
+        data = _invented(generator.sample(rows, seed=release.spec.seed, progress=progress), release)
         with whole_folder(folder) as stage:
             digest = write_candidate(stage, data, release.real.schema, release.spec.name)
             facts = {"content_digest": digest, "rows": rows}
@@ -395,6 +398,25 @@ def _loaded(release: Release, progress: OnProgress | None) -> Generator:
         return load_generator(release.model_folder)
     generator = _new_generator(release)
     return generator.fit(release.real.train(), release.real.schema, progress=progress)
+
+
+def _invented(data: Data, release: Release) -> Data:
+    """``data`` with invented values where the real ones were personal."""
+    protection = release.real.protection
+    if protection is None or not protection.fakes or not isinstance(data, pd.DataFrame):
+        return data
+    real = {name: set(release.real.sensitive.values.get(name, ())) for name in protection.fakes}
+    for part in (release.real.train(), release.real.holdout()):
+        for name in protection.fakes:
+            real[name] |= set(part[name].dropna())  # type: ignore[index]
+    return fake_columns(
+        data,
+        protection.fakes,
+        real,
+        unique=[name for name in protection.fakes if protection.kinds[name] == "id"],
+        locale=release.spec.protection.locale,
+        seed=release.spec.seed,
+    )
 
 
 def _recomputed(release: Release) -> Candidate:
