@@ -18,7 +18,7 @@ from validators.verdict import Verdict
 from .boundary import guarded
 from .candidate import write_candidate
 from .declare import split_names, split_pair
-from .home import whole_folder, write_text
+from .home import Home, whole_folder, write_text
 from .ingest import MIN_ROWS
 from .pictures import contact_sheet
 from .protection import check_declared
@@ -105,7 +105,7 @@ def validate(request: Request, progress: OnProgress | None = None) -> Assessment
 
 def _comparison(request: Request) -> Comparison:
     raw = {
-        name: read_source(source_for_path(path))
+        name: read_source(source_for_path(path), Home.from_environment().vault)
         for name, path in (
             ("train", request.train),
             ("holdout", request.holdout),

@@ -83,7 +83,7 @@ _common = _stack(
     click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines."),
 )
 _dataset = _stack(
-    click.argument("source", metavar="DATASET|PATH"),
+    click.argument("source", metavar="DATASET|PATH|URL"),
     click.option("--generator", help="Generator family, see `likeness generators`; default auto."),
     click.option(
         "--rows", type=click.IntRange(1), help="Rows or images; default as many as learned."
@@ -104,6 +104,7 @@ _dataset = _stack(
     ),
     click.option("--drop", multiple=True, help="Leave a column out; repeat."),
     click.option("--contract", help="standard, strict, internal, or a YAML file."),
+    click.option("--table", help="Of a database: the table to learn."),
     click.option("--name", help="Name of the dataset in the lake."),
 )
 
@@ -130,7 +131,8 @@ def main() -> None:
 def run(source: str, home: Path, as_json: bool, **given: Any) -> int:  # noqa: ANN401
     """Make, judge and publish a likeness.
 
-    DATASET is a name from `likeness datasets`; PATH is a CSV or Parquet file or an image folder.
+    DATASET is a name from `likeness datasets`; PATH is a CSV, Parquet or SQLite file, an image
+    folder, or a database as SQLAlchemy writes it (env:NAME takes it from a variable).
     """
     from . import steps
 

@@ -36,6 +36,7 @@ class Options:
     drop: Sequence[str] = ()
     contract: str | None = None
     name: str | None = None
+    table: str | None = None
 
 
 def to_spec(source: str, options: Options) -> DatasetSpec:
@@ -47,6 +48,11 @@ def to_spec(source: str, options: Options) -> DatasetSpec:
     """
     if source in dataset_names():
         raw = load_dataset(source).model_dump(mode="json")
+    elif "://" in source or source.startswith("env:"):
+        raw = {
+            "name": name_of(Path(options.table or "database")),
+            "source": {"kind": "sql", "url": source},
+        }
     else:
         path = Path(source)
         if not path.exists() and not path.suffix:
@@ -56,6 +62,8 @@ def to_spec(source: str, options: Options) -> DatasetSpec:
             )
         found = source_for_path(path)
         raw = {"name": name_of(path), "source": found.model_dump(mode="json")}
+    if options.table:
+        raw["source"] = {**raw["source"], "table": options.table}
     return parse_spec(_overlaid(raw, options))
 
 

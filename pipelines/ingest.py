@@ -67,7 +67,7 @@ def split_and_protect(raw: RawTable | RawImages, spec: DatasetSpec) -> Split:
         "rows": {"train": len(train), "holdout": len(holdout)},
         "columns": len(schema.columns),
         "entity": list(spec.entity),
-        "protection": [*_bound_note(kept, spec), *protection.notes],
+        "protection": [*_sample_note(raw), *_bound_note(kept, spec), *protection.notes],
     }
     return Split(train, holdout, schema, facts, protection, sensitive)
 
@@ -197,6 +197,15 @@ def _bounded(subjects: np.ndarray, spec: DatasetSpec, rng: np.random.Generator) 
     kept = np.empty(len(subjects), dtype=bool)
     kept[order] = rank < spec.protection.rows_per_subject
     return kept
+
+
+def _sample_note(raw: RawTable) -> list[str]:
+    if raw.seen <= len(raw.frame):
+        return []
+    return [
+        f"a uniform sample of {len(raw.frame):,} of {raw.seen:,} rows is what was learned from and "
+        "judged against (reservoir; source.limits.max_rows)"
+    ]
 
 
 def _bound_note(kept: np.ndarray, spec: DatasetSpec) -> list[str]:

@@ -19,19 +19,52 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class ReadLimits(_Model):
+    """What the child process that reads a source may use.
+
+    Attributes:
+        memory_mb: memory beyond its libraries.
+        seconds: of time, and of processor time.
+        max_rows: of a larger table a uniform sample of so many rows is learned from.
+    """
+
+    memory_mb: int = Field(default=8_192, ge=64)
+    seconds: int = Field(default=900, ge=1)
+    max_rows: int = Field(default=1_000_000, ge=50)
+
+
 class SourceSpec(_Model):
     """Where the real data comes from.
 
     Attributes:
         kind: ``builtin`` ships with a dependency; ``csv``, ``parquet`` and ``images`` (a folder)
-            are read from ``path``.
+            are read from ``path``, ``sql`` from ``url``.
         name: of a built-in dataset.
         path: of a file or folder; relative paths are taken from the working directory.
+        url: of a database as SQLAlchemy writes it, or ``env:NAME`` of the variable that holds it,
+            which is where a password belongs.
+        table: in the database, with its schema before a dot where it has one.
+        query: a SELECT statement instead of a table.
+        limits: of the process that reads it.
     """
 
-    kind: Literal["builtin", "csv", "parquet", "images"]
+    kind: Literal["builtin", "csv", "parquet", "images", "sql"]
     name: str | None = None
     path: str | None = None
+    url: str | None = None
+    table: str | None = None
+    query: str | None = None
+    limits: ReadLimits = ReadLimits()
+
+    @field_validator("url")
+    @classmethod
+    def _url_has_no_password(cls, url: str | None) -> str | None:
+        if url is not None and re.match(r"[^/]*//[^/@]*:[^/@]*@", url):
+            raise ValueError(
+                "a password does not belong into a declaration; put the URL into an environment "
+                "variable and set url: env:NAME"
+            )
+        return url
 
 
 class ColumnSpec(_Model):

@@ -77,7 +77,7 @@ def ingest(spec: DatasetSpec, home: Home) -> RealData:
     """Read the source, split it by subject, protect it, and put it into the vault."""
     from validators.expectations import check_ingest
 
-    split = split_and_protect(read_source(spec.source), spec)
+    split = split_and_protect(read_source(spec.source, home.vault), spec)
     real = store(split, spec, home)
     check_ingest(real.train(), real.schema)
     return real

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from generators.base import DataError, ParameterError
 from generators.schema import Images, ImageSchema
 
 from ..spec import SourceSpec
-from . import builtin, images, tables
+from . import builtin, images, sql, tables
 from .images import RawImages as RawImages
+from .reservoir import Reservoir
+from .tables import ArrowTable
 from .tables import RawTable as RawTable
 
 BUILTIN = builtin.BUILTIN
+SOURCES = "LIKENESS_SOURCES"
+"""Environment variable: the only folder that sources may lie in, where requests are foreign."""
 
 
-def read_source(source: SourceSpec) -> RawTable | RawImages:
-    """The real data of ``source``.
+def read_source(source: SourceSpec, vault: Path) -> RawTable | RawImages:
+    """The real data of ``source``; files and databases are read in a bounded child process.
+
+    Args:
+        source: where the data are.
+        vault: what the child reads passes through a folder here.
 
     Raises:
         DataError: it is missing, damaged, empty or too large.
@@ -24,16 +33,30 @@ def read_source(source: SourceSpec) -> RawTable | RawImages:
     """
     if source.kind == "builtin":
         return builtin.read(source.name or "")
-    if source.path is None:
-        raise ParameterError(f"a {source.kind} source needs a path; set source.path")
-    path = Path(source.path)
-    if not path.exists():
-        raise DataError(f"the source must exist, {path} does not; check the path")
+    from .sandbox import read_in_child
+
+    if source.kind != "sql":
+        _path_of(source)
+    return read_in_child(source, vault)
+
+
+def read_plainly(source: SourceSpec) -> ArrowTable | RawImages:
+    """What ``read_source`` reads, within this process and without its bounds."""
+    memory = source.limits.memory_mb * 2**20
+    keep = Reservoir(source.limits.max_rows, memory // 8)
+    if source.kind == "sql":
+        if source.url is None:
+            raise ParameterError("an sql source needs a url; set source.url")
+        table = sql.read_sql(source.url, source.table, source.query, keep)
+        return tables.ArrowTable(table, keep.seen)
+    path = _path_of(source)
     if source.kind == "csv":
-        return tables.read_csv(path)
-    if source.kind == "parquet":
-        return read_parquet(path)
-    return images.read_folder(path)
+        return tables.stream_csv(path, keep, whole_bytes=memory // 16)
+    if source.kind == "images":
+        return images.read_folder(path)
+    if tables.has_image_column(path):
+        return images.read_parquet(path)
+    return tables.stream_parquet(path, keep)
 
 
 def read_parquet(path: Path) -> RawTable | RawImages:
@@ -41,6 +64,26 @@ def read_parquet(path: Path) -> RawTable | RawImages:
     if tables.has_image_column(path):
         return images.read_parquet(path)
     return tables.read_parquet(path)
+
+
+def _path_of(source: SourceSpec) -> Path:
+    """The path of a source: a plain file or folder, below ``$LIKENESS_SOURCES`` where it is set."""
+    if source.path is None:
+        raise ParameterError(f"a {source.kind} source needs a path; set source.path")
+    path = Path(source.path)
+    if not path.exists():
+        raise DataError(f"the source must exist, {path} does not; check the path")
+    real = path.resolve()
+    root = os.environ.get(SOURCES)
+    if root is not None and not real.is_relative_to(Path(root).resolve()):
+        raise ParameterError(
+            f"a source must lie below {SOURCES}, {path} leads out of it; move it there"
+        )
+    wanted = real.is_dir() if source.kind == "images" else real.is_file()
+    if not wanted:
+        kind = "a folder" if source.kind == "images" else "a plain file"
+        raise DataError(f"a source of {source.kind} must be {kind}, {path} is not; check the path")
+    return real
 
 
 def source_for_path(path: Path) -> SourceSpec:
@@ -55,13 +98,15 @@ def source_for_path(path: Path) -> SourceSpec:
     if path.is_dir():
         return SourceSpec(kind="images", path=absolute)
     suffix = path.suffix.lower()
+    if suffix in (".db", ".sqlite", ".sqlite3"):
+        return SourceSpec(kind="sql", url=f"sqlite:///{absolute}")
     if suffix in (".csv", ".tsv", ".txt"):
         return SourceSpec(kind="csv", path=absolute)
     if suffix in (".parquet", ".pq"):
         return SourceSpec(kind="parquet", path=absolute)
     raise DataError(
-        f"a source must be a .csv or .parquet file or a folder of images, got {path.name!r}; "
-        "convert it"
+        "a source must be a .csv, .parquet or .sqlite file or a folder of images, got "
+        f"{path.name!r}; convert it"
     )
 
 

@@ -41,10 +41,15 @@ def read_folder(path: Path) -> RawImages:
     Raises:
         DataError: no images, mixed sizes, too many unreadable files.
     """
+    root = path.resolve()
     files = sorted(
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.is_symlink()
+        if file.suffix.lower() in SUFFIXES
+        and file.is_file()
+        # A link could lead out of the folder.
+        and not file.is_symlink()
+        and file.resolve().is_relative_to(root)
     )
     if not files:
         raise DataError(
@@ -70,7 +75,9 @@ def read_parquet(path: Path) -> RawImages:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             wanted = [c for c in ("label", "label_name", "image") if c in file.schema_arrow.names]
             table = file.read(columns=wanted)
-    except (pa.ArrowException, OSError):
+    except pa.ArrowMemoryError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         raise DataError(
             f"a Parquet file must be whole, {path.name} is damaged, truncated or of another "
             "format; write it again"

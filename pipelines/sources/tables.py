@@ -6,10 +6,12 @@ Parser messages quote cells, so they are never passed on: the errors here say wh
 from __future__ import annotations
 
 import csv
-import math
+import io
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,66 +23,125 @@ import pyarrow.parquet as pq
 from generators.base import DataError
 
 from ..protection.detection import personal_value
+from .reservoir import Reservoir
 
 MAX_COLUMNS = 2_000
-MAX_DECODED_BYTES = 8 * 2**30
+# A file may decode to so many times its size, and to so much whatever its size is: real tables
+# compress some 3 to 30 times, a bomb thousands of times.
+MAX_RATIO = 200
+MIN_DECODED_BYTES = 2**30
+# Up to this size a CSV file is read as a whole.
+WHOLE_BYTES = 256 << 20
 MAX_NAME_LENGTH = 256
 # What pandas calls an index without a name: labels of rows, no column of the table.
 _INDEX_NAME = re.compile(r"__index_level_\d+__")
+_BLOCKS = pa_csv.ReadOptions(block_size=16 << 20)
 # Spellings of "missing" in CSV files; a bare ? is the mark of the UCI archives.
 NULL_MARKERS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"]
 
 
 @dataclass(frozen=True)
 class RawTable:
-    """A table as read: strings are objects, integers with gaps Int64, datetimes in microseconds."""
+    """A table as read: strings are objects, integers with gaps Int64, datetimes in microseconds.
+
+    Attributes:
+        frame: the rows, or a uniform sample of them.
+        seen: how many rows the source has; 0 means: those of ``frame``.
+    """
 
     frame: pd.DataFrame
+    seen: int = 0
+
+
+@dataclass(frozen=True)
+class ArrowTable:
+    """A table as it is passed from one process to another."""
+
+    table: pa.Table
+    seen: int
+
+    def raw(self) -> RawTable:
+        """The same for those who work on it."""
+        return RawTable(to_frame(self.table), self.seen)
 
 
 def read_csv(path: Path) -> RawTable:
+    """``stream_csv`` of a table that fits into memory."""
+    return stream_csv(path, Reservoir(sys.maxsize, sys.maxsize)).raw()
+
+
+def read_parquet(path: Path) -> RawTable:
+    """``stream_parquet`` of a table that fits into memory."""
+    return stream_parquet(path, Reservoir(sys.maxsize, sys.maxsize)).raw()
+
+
+def stream_csv(path: Path, keep: Reservoir, whole_bytes: int = WHOLE_BYTES) -> ArrowTable:
     """The table in a UTF-8 CSV file with a header line; comma, semicolon or tab is recognised.
+
+    A file of more than ``whole_bytes`` is read in parts as text; its types are those of the rows
+    that are kept.
 
     Raises:
         DataError: empty, not UTF-8, ragged, duplicate or missing names, too many columns.
     """
     if path.stat().st_size == 0:
         raise DataError(f"a CSV file needs a header and rows, {path.name} is empty; give data")
-    if path.stat().st_size > MAX_DECODED_BYTES:
-        raise _too_large(path)
     header, delimiter = _header(path)
     check_names(header)
+    parse = pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     try:
-        table = pa_csv.read_csv(
-            path,
-            read_options=pa_csv.ReadOptions(block_size=16 << 20),
-            parse_options=pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=pa_csv.ConvertOptions(
-                null_values=NULL_MARKERS, strings_can_be_null=True, quoted_strings_can_be_null=False
-            ),
-        )
+        if path.stat().st_size <= whole_bytes:
+            keep.add(pa_csv.read_csv(path, _BLOCKS, parse, _convert()))
+            return ArrowTable(keep.table(pa.schema([])), keep.seen)
+        texts = pa.schema([(name, pa.string()) for name in header])
+        with pa_csv.open_csv(path, _BLOCKS, parse, _convert(texts)) as reader:
+            for batch in reader:
+                keep.add(pa.Table.from_batches([batch]))
+        return ArrowTable(_typed(keep.table(texts)), keep.seen)
     except (pa.ArrowInvalid, UnicodeDecodeError):
         raise _bad_csv(path, len(header)) from None
-    return RawTable(to_frame(table))
 
 
-def read_parquet(path: Path) -> RawTable:
+def _convert(types: pa.Schema | None = None) -> pa_csv.ConvertOptions:
+    return pa_csv.ConvertOptions(
+        null_values=NULL_MARKERS,
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        column_types=types,
+    )
+
+
+def _typed(texts: pa.Table) -> pa.Table:
+    """A table of texts in the types that the reader of a small file would give it."""
+    buffer = io.BytesIO()
+    pa_csv.write_csv(texts, buffer)
+    buffer.seek(0)
+    whole = pa_csv.ReadOptions(block_size=max(1 << 20, len(buffer.getvalue())))
+    parse = pa_csv.ParseOptions(newlines_in_values=True)
+    return pa_csv.read_csv(buffer, whole, parse, _convert())
+
+
+def stream_parquet(path: Path, keep: Reservoir) -> ArrowTable:
     """The table in a Parquet file, decoded in batches under a running budget.
 
     Raises:
         DataError: damaged, truncated, nested columns, duplicate names, decodes to too much.
     """
-    with _opened(path) as file:
+    with _whole(path), _opened(path) as file:
         names = [name for name in file.schema_arrow.names if not _INDEX_NAME.fullmatch(name)]
         check_names(names)
         schema = pa.schema([file.schema_arrow.field(name) for name in names])
-        table = pa.Table.from_batches(_bounded(file, path, names), schema=schema)
-    return RawTable(to_frame(table))
+        for batch in _bounded(file, path, names):
+            keep.add(pa.Table.from_batches([batch]))
+        table = keep.table(schema)
+        # Text must be UTF-8, offsets must lie within: checked here, not by who reads it next.
+        table.validate(full=True)
+        return ArrowTable(table, keep.seen)
 
 
 def has_image_column(path: Path) -> bool:
     """Whether a Parquet file holds images in the layout of the Hugging Face hub."""
-    with _opened(path) as file:
+    with _whole(path), _opened(path) as file:
         schema = file.schema_arrow
     return "image" in schema.names and pa.types.is_struct(schema.field("image").type)
 
@@ -199,27 +260,33 @@ def _not_utf8(path: Path) -> DataError:
 
 
 def _opened(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        path,
+        page_checksum_verification=True,
+        thrift_string_size_limit=64 << 20,
+        thrift_container_size_limit=1 << 20,
+    )
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say that the file is damaged whatever the decoder says: it may quote what it found."""
     try:
-        return pq.ParquetFile(
-            path,
-            page_checksum_verification=True,
-            thrift_string_size_limit=64 << 20,
-            thrift_container_size_limit=1 << 20,
-        )
-    except (pa.ArrowException, OSError):
+        yield
+    except pa.ArrowMemoryError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         raise _bad_parquet(path) from None
 
 
 def _bounded(file: pq.ParquetFile, path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
     decoded = 0
-    try:
-        for batch in file.iter_batches(batch_size=65_536, columns=names):
-            decoded += batch.nbytes
-            if decoded > MAX_DECODED_BYTES:
-                raise _too_large(path)
-            yield batch
-    except (pa.ArrowException, OSError):
-        raise _bad_parquet(path) from None
+    budget = max(MIN_DECODED_BYTES, MAX_RATIO * path.stat().st_size)
+    for batch in file.iter_batches(batch_size=65_536, columns=names):
+        decoded += batch.nbytes
+        if decoded > budget:
+            raise _too_large(path)
+        yield batch
 
 
 def _bad_parquet(path: Path) -> DataError:
@@ -230,7 +297,7 @@ def _bad_parquet(path: Path) -> DataError:
 
 
 def _too_large(path: Path) -> DataError:
-    gigabytes = math.ceil(MAX_DECODED_BYTES / 2**30)
     return DataError(
-        f"a table may decode to {gigabytes} GiB, {path.name} is larger; give a part of it"
+        f"a Parquet file may decode to {MAX_RATIO} times its size, {path.name} decodes to more; "
+        "write it again, with less repetition or in another format"
     )

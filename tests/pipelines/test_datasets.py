@@ -36,9 +36,9 @@ def test_a_shipped_dataset_says_what_its_readers_must_know(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_declared_columns_are_those_of_the_data(name: str) -> None:
+def test_the_declared_columns_are_those_of_the_data(name: str, tmp_path: Path) -> None:
     spec = load_dataset(name)
-    raw = read_source(spec.source)
+    raw = read_source(spec.source, tmp_path)
     if not isinstance(raw, RawTable):
         assert spec.columns == {}
         return

@@ -99,15 +99,15 @@ def test_missing_and_unknown_sources(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"must be a \.csv"):
         source_for_path(write(tmp_path / "a.xlsx", "x"))
     with pytest.raises(ParameterError, match="randhie"):
-        read_source(SourceSpec(kind="builtin", name="nothing"))
+        read_source(SourceSpec(kind="builtin", name="nothing"), tmp_path)
 
 
-def test_builtin_sources_are_real() -> None:
-    randhie = read_source(SourceSpec(kind="builtin", name="randhie"))
+def test_builtin_sources_are_real(tmp_path: Path) -> None:
+    randhie = read_source(SourceSpec(kind="builtin", name="randhie"), tmp_path)
     assert isinstance(randhie, RawTable)
     assert randhie.frame.shape == (20_190, 11)
     assert randhie.frame["person"].nunique() == 5_294
-    digits = read_source(SourceSpec(kind="builtin", name="digits"))
+    digits = read_source(SourceSpec(kind="builtin", name="digits"), tmp_path)
     assert isinstance(digits, RawImages)
     assert digits.images.pixels.shape == (1_797, 8, 8, 1)
     assert len(np.unique(digits.images.pixels)) == 17
