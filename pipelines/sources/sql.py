@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from generators.base import DataError, ParameterError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
 _PART = 65_536
+_ISO = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?$"
 
 
 def read_sql(url: str, table: str | None, query: str | None, keep: Reservoir) -> pa.Table:
@@ -49,7 +51,20 @@ def read_sql(url: str, table: str | None, query: str | None, keep: Reservoir) ->
             keep.add(batch)
     if schema is None:
         raise DataError("a table needs rows, this one has none; give data")
-    return keep.table(schema)
+    return _with_dates(keep.table(schema))
+
+
+def _with_dates(table: pa.Table) -> pa.Table:
+    """ISO dates that are kept as text, as SQLite keeps all dates, become timestamps."""
+    for at, field in enumerate(table.schema):
+        if not pa.types.is_string(field.type):
+            continue
+        present = table.column(at).drop_null()
+        if len(present) and pc.all(pc.match_substring_regex(present, _ISO)).as_py():
+            with suppress(pa.ArrowInvalid):
+                stamps = table.column(at).cast(pa.timestamp("us"))
+                table = table.set_column(at, field.name, stamps)
+    return table
 
 
 def _resolved(url: str) -> str:

@@ -94,6 +94,7 @@ def test_sqlite(sources: Path, tmp_path: Path) -> None:
     assert isinstance(raw, RawTable)
     assert raw.frame["gaps"].tolist()[0] == 0
     assert raw.frame["text"].isna().sum() == 75
+    assert str(raw.frame["day"].dtype) == "datetime64[us]"
     for table_name in ("nothing", 'x"; drop table mixed; --'):
         with pytest.raises(DataError, match="database must answer"):
             read_source(source("sql", url=url, table=table_name), tmp_path)
