@@ -22,7 +22,7 @@ from .spec import DatasetSpec
 
 MIN_ROWS = 50
 # Of what lies in the vault beside the rows; another one makes old folders be written anew.
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)

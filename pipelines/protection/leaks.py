@@ -61,22 +61,29 @@ def sensitive_values(
 ) -> Sensitive:
     """The values of ``raw`` that protection removed.
 
+    Of numbers that are kept these are the extremes; of texts, all that no column has any more.
+
     Args:
         raw: the table as it was read, with the columns that were left out.
         protected: all rows after protection.
         hidden: columns of ``protected`` whose values are replaced after sampling: ids, text, fakes.
     """
-    concealed = set(hidden)
+    shown = [name for name in protected.columns if name not in set(hidden)]
     surviving: set[str] = set()
-    for name in protected.columns:
-        if name not in concealed:
+    for name in shown:
+        if not pd.api.types.is_numeric_dtype(protected[name].dtype):
             surviving |= _texts(protected[name])
-    found = {
-        str(name): sorted(_texts(raw[name]) - surviving)
-        for name in raw.columns
-        if not pd.api.types.is_datetime64_any_dtype(raw[name].dtype)
-    }
-    return Sensitive({name: tuple(values) for name, values in found.items() if values})
+    found: dict[str, tuple[str, ...]] = {}
+    for name in raw.columns:
+        series = raw[name].dropna()
+        if pd.api.types.is_datetime64_any_dtype(series.dtype):
+            continue
+        if name in shown and pd.api.types.is_numeric_dtype(series.dtype):
+            kept = protected[name].dropna()
+            series = series[~series.between(kept.min(), kept.max())]
+        if values := _texts(series) - surviving:
+            found[str(name)] = tuple(sorted(values))
+    return Sensitive(found)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from .fake import checked_provider, provider_of
 
 OTHER = "__OTHER__"
 MASKED = "***"
+# A column of so many different texts, most of them seen less often than this, is no category.
+_FEW_LEVELS, _RARE = 50, 5
 _UNLEARNED = ("drop", "fake", "replace")
 
 
@@ -293,6 +295,8 @@ def _kinds(train: pd.DataFrame, spec: DatasetSpec, actions: Mapping[str, str]) -
             kinds[name] = infer_kind(name, train[name])
             if action == "mask" and kinds[name] in ("id", "text"):
                 kinds[name] = "categorical"
+            if kinds[name] == "categorical" and action is None and _mostly_rare(train[name]):
+                kinds[name] = "text"
             if kinds[name] == "text" and action != "keep":
                 undeclared.append(name)
     if undeclared:
@@ -313,6 +317,14 @@ def _extremes(series: pd.Series, k: int) -> tuple[float, float, int] | None:
     low, high = float(numbers[k - 1]), float(numbers[-k])
     clipped = int(((numbers < low) | (numbers > high)).sum())
     return (low, high, clipped) if clipped else None
+
+
+def _mostly_rare(series: pd.Series) -> bool:
+    """Whether most rows of a text column have a value that hardly another row has."""
+    if series.dtype != object:
+        return False
+    counts = series.value_counts()
+    return bool(len(counts) > _FEW_LEVELS and counts[counts < _RARE].sum() > counts.sum() / 2)
 
 
 def _nearest(series: pd.Series, codes: tuple[float, ...]) -> pd.Series:

@@ -168,17 +168,20 @@ def _limit(source: SourceSpec, parent: int) -> None:
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above
             os.kill(os.getpid(), signal.SIGKILL)
-    # What is mapped already (libraries) is not the file's doing.
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    memory = mapped + source.limits.memory_mb * 2**20
+        # What is mapped already (libraries) is not the file's doing.
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _bound(resource.RLIMIT_AS, mapped + source.limits.memory_mb * 2**20)
     for kind, most in (
-        (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_CPU, source.limits.seconds),
         (resource.RLIMIT_FSIZE, 4 * source.limits.memory_mb * 2**20),
         (resource.RLIMIT_CORE, 0),
     ):
-        _, hard = resource.getrlimit(kind)
-        resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
+        _bound(kind, most)
+
+
+def _bound(kind: int, most: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
 
 
 def _read_into(folder: Path, source: SourceSpec) -> None:

@@ -124,6 +124,13 @@ def test_personal_columns_are_replaced_or_refused() -> None:
     assert "user" not in str(caught.value)
 
 
+def test_texts_that_few_rows_share_are_no_category() -> None:
+    frame = table()
+    frame["street"] = [f"a road called {i // 3}" for i in range(N)]
+    with pytest.raises(DataError, match="'street'"):
+        split_and_protect(RawTable(frame), spec())
+
+
 def test_undeclared_text_is_refused_and_declared_text_is_not_learned() -> None:
     frame = table()
     frame["note"] = [f"saw patient {i} at noon" for i in range(N)]
