@@ -126,8 +126,8 @@ def test_personal_columns_are_replaced_or_refused() -> None:
 
 def test_texts_that_few_rows_share_are_no_category() -> None:
     frame = table()
-    frame["street"] = [f"a road called {i // 3}" for i in range(N)]
-    with pytest.raises(DataError, match="'street'"):
+    frame["remark"] = [f"a matter called {i // 3}" for i in range(N)]
+    with pytest.raises(DataError, match="'remark'"):
         split_and_protect(RawTable(frame), spec())
 
 
