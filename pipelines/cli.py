@@ -104,6 +104,11 @@ _dataset = _stack(
     ),
     click.option("--drop", multiple=True, help="Leave a column out; repeat."),
     click.option("--contract", help="standard, strict, internal, or a YAML file."),
+    click.option(
+        "--max-rows",
+        type=click.IntRange(50),
+        help="Learn from a uniform sample of a larger table; default 1,000,000.",
+    ),
     click.option("--table", help="Of a database: the table to learn."),
     click.option("--name", help="Name of the dataset in the lake."),
 )

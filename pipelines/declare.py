@@ -37,6 +37,7 @@ class Options:
     contract: str | None = None
     name: str | None = None
     table: str | None = None
+    max_rows: int | None = None
 
 
 def to_spec(source: str, options: Options) -> DatasetSpec:
@@ -50,7 +51,7 @@ def to_spec(source: str, options: Options) -> DatasetSpec:
         raw = load_dataset(source).model_dump(mode="json")
     elif "://" in source or source.startswith("env:"):
         raw = {
-            "name": name_of(Path(options.table or "database")),
+            "name": name_of(Path((options.table or "database").rpartition(".")[2])),
             "source": {"kind": "sql", "url": source},
         }
     else:
@@ -64,6 +65,9 @@ def to_spec(source: str, options: Options) -> DatasetSpec:
         raw = {"name": name_of(path), "source": found.model_dump(mode="json")}
     if options.table:
         raw["source"] = {**raw["source"], "table": options.table}
+    if options.max_rows is not None:
+        limits = {**raw["source"].get("limits", {}), "max_rows": options.max_rows}
+        raw["source"] = {**raw["source"], "limits": limits}
     return parse_spec(_overlaid(raw, options))
 
 

@@ -204,7 +204,7 @@ def _sample_note(raw: RawTable) -> list[str]:
         return []
     return [
         f"a uniform sample of {len(raw.frame):,} of {raw.seen:,} rows is what was learned from and "
-        "judged against (reservoir; source.limits.max_rows)"
+        "judged against (reservoir sampling; --max-rows)"
     ]
 
 

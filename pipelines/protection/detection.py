@@ -157,6 +157,8 @@ _WORDS = frozenset(
 _FLAT = re.compile(
     r"^(flat|studio|apartment)\s\d+\w?\s|\b[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}$", re.IGNORECASE
 )
+# A whole number with a telling name is an identifier when it has so many digits.
+_LONG_NUMBER = 7
 BIRTH, PLACE, NAME = "date of birth", "geographic position", "person's name"
 """Kinds that are treated in a way of their own."""
 
@@ -304,7 +306,10 @@ def _personal_numbers(present: pd.Series, name: str) -> str | None:
         distinct = [str(value) for value in present.drop_duplicates().iloc[:_SAMPLE]]
         # One number in ten passes by chance.
         cards = sum(map(_luhn, distinct))
-        return "payment card number" if cards > _SHARE * len(distinct) >= 5 * _SHARE else None
+        if cards > _SHARE * len(distinct) and len(distinct) >= _NAME_DISTINCT:
+            return "payment card number"
+        long = sum(len(value.lstrip("-")) >= _LONG_NUMBER for value in distinct)
+        return _hinted(name, present) if long > _SHARE * len(distinct) else None
     degrees = to_numbers(present.iloc[:_SAMPLE])
     fine = np.abs(degrees * 100 - np.round(degrees * 100)) > 1e-6
     within = bool(np.all(np.abs(degrees) <= 180))

@@ -159,6 +159,10 @@ def test_a_name_hint_needs_rare_values() -> None:
     assert looks_personal(rare) == "telephone number"
     assert looks_personal(rare.rename("x")) is None
     assert looks_personal(pd.Series(["a", "b"] * 99, name="mobile_phone")) is None
+    numbers = pd.Series(2_125_550_000 + np.arange(ROWS) ** 2)
+    assert looks_personal(numbers.rename("phone")) == "telephone number"
+    assert looks_personal(numbers.rename("x")) is None
+    assert looks_personal((numbers % 1_000).rename("phones_sold")) is None
 
 
 def test_part_of_the_values_is_enough() -> None:

@@ -1,8 +1,9 @@
 """What an attacker who holds a saved model finds in it: no planted value, and no row's place.
 
 Under the default protection rare categories, extremes, ids, text and personal values never reach a
-generator. Values that many rows share are what is learned, and a model may hold them: it stays in
-the vault.
+generator. Values that many rows share are what is learned, and a model may hold them; a family that
+guards against copies can also be asked whether it has seen a row, so of a table with few possible
+rows the real ones can be told. A model is as secret as the data: it stays in the vault.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from generators.base import DataError, ParameterError
+from pipelines.declare import Options, to_spec
 from pipelines.ingest import split_and_protect
 from pipelines.sources import RawImages, RawTable, read_plainly, read_source
 from pipelines.sources.reservoir import Reservoir
@@ -285,6 +286,13 @@ def test_a_table_larger_than_memory_is_sampled(tmp_path: Path) -> None:
     spec = parse_spec({"name": "large", "source": {"kind": "parquet", "path": str(path)}})
     told = split_and_protect(raw, spec).facts["protection"]
     assert "20,000 of 30,000,000 rows" in told[0]
+
+
+def test_the_command_takes_the_table_and_the_number_of_rows(sources: Path) -> None:
+    options = Options(table="visits to see", max_rows=60)
+    spec = to_spec(str(sources / "a.sqlite"), options)
+    assert (spec.source.table, spec.source.limits.max_rows) == ("visits to see", 60)
+    assert to_spec("env:SHOP", Options(table="shop.visits")).name == "visits"
 
 
 def test_a_large_csv_is_typed_as_a_small_one(sources: Path) -> None:
