@@ -110,7 +110,7 @@ def fit_protection(
     for name in masked:
         seen[name] = mask(seen[name])
     kinds = _kinds(seen, spec, actions)
-    notes = [_told(name, action, personal.get(name)) for name, action in actions.items()]
+    notes = [_told(train[name], action, personal.get(name)) for name, action in actions.items()]
     kept: dict[str, tuple[str, ...]] = {}
     codes: dict[str, tuple[float, ...]] = {}
     bounds: dict[str, tuple[float, float]] = {}
@@ -225,15 +225,18 @@ def _default(
     return "replace" if single and detected not in (BIRTH, PLACE) else "mask"
 
 
-def _told(name: str, action: str, detected: str | None) -> str:
+def _told(series: pd.Series, action: str, detected: str | None) -> str:
+    dates = pd.api.types.is_datetime64_any_dtype(series.dtype)
+    floats = pd.api.types.is_float_dtype(series.dtype)
+    rest = "only the year is" if dates else "only one decimal is" if floats else "nothing of it is"
     what = {
         "drop": "left out",
-        "mask": "masked",
+        "mask": f"masked, {rest} kept",
         "fake": "its values are replaced by invented ones",
         "keep": "kept, as the owner declares",
         "replace": "its values are replaced by surrogates",
     }[action]
-    return f"{name}: {f'recognised as {detected}; ' if detected else ''}{what}"
+    return f"{series.name}: {f'recognised as {detected}; ' if detected else ''}{what}"
 
 
 def _provider(spec: DatasetSpec, name: str, detected: str | None) -> str:

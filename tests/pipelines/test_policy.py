@@ -56,8 +56,8 @@ def test_each_kind_of_personal_column_has_a_default() -> None:
     assert np.allclose(train["lat"] * 10, (train["lat"] * 10).round())
     told = " ".join(split.facts["protection"])
     for sentence in ("mail: recognised as e-mail address; its values are replaced by invented",
-                     "born: recognised as date of birth; masked",
-                     "lat: recognised as geographic position; masked"):  # fmt: skip
+                     "born: recognised as date of birth; masked, only the year is kept",
+                     "lat: recognised as geographic position; masked, only one"):  # fmt: skip
         assert sentence in told
 
 
