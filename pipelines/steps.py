@@ -38,7 +38,7 @@ from .candidate import candidate_files, read_rows, write_candidate
 from .home import Home, canonical_json, whole_folder, write_text
 from .ingest import split_and_protect, store
 from .pictures import contact_sheet
-from .protection.fake import fake_columns
+from .protection.fake import fake_columns, fresh_surrogates
 from .protection.leaks import LeakScan, count_copies, scan
 from .publication.digest import content_digest
 from .publication.log import Published
@@ -401,14 +401,21 @@ def _loaded(release: Release, progress: OnProgress | None) -> Generator:
 
 
 def _invented(data: Data, release: Release) -> Data:
-    """``data`` with invented values where the real ones were personal."""
+    """``data`` with invented values where the real ones were personal, and no real id."""
     protection = release.real.protection
-    if protection is None or not protection.fakes or not isinstance(data, pd.DataFrame):
+    if protection is None or not isinstance(data, pd.DataFrame):
         return data
-    real = {name: set(release.real.sensitive.values.get(name, ())) for name in protection.fakes}
-    for part in (release.real.train(), release.real.holdout()):
-        for name in protection.fakes:
-            real[name] |= set(part[name].dropna())  # type: ignore[index]
+    hidden = [name for name, kind in protection.kinds.items() if kind in ("id", "text")]
+    if not hidden:
+        return data
+    both = (release.real.train(), release.real.holdout())
+    parts = [part for part in both if isinstance(part, pd.DataFrame)]
+    there = {name: pd.concat([part[name] for part in parts]) for name in hidden}
+    for name in (name for name in hidden if name not in protection.fakes):
+        data = data.assign(**{name: fresh_surrogates(data[name], there[name])})
+    real: dict[str, set[str]] = {name: set(there[name].dropna()) for name in protection.fakes}
+    for name in real:
+        real[name] |= set(release.real.sensitive.values.get(name, ()))
     return fake_columns(
         data,
         protection.fakes,

@@ -85,6 +85,33 @@ def fake_columns(
     return changed
 
 
+def fresh_surrogates(surrogates: pd.Series, real: pd.Series) -> pd.Series:
+    """``surrogates`` moved where none of them is a real value; order and dtype stay.
+
+    Numbers go beyond the next power of ten, which tells only how long the real ones are: leaving
+    out the real ones one by one would tell them all.
+    """
+    if not surrogates.isin(real.dropna()).any():
+        return surrogates
+    if pd.api.types.is_integer_dtype(surrogates.dtype):
+        least, most = int(real.min()), int(real.max())
+        shift = 10 ** len(str(max(abs(least), abs(most))))
+        limit = np.iinfo(np.dtype(str(surrogates.dtype).lower())).max
+        if int(surrogates.max()) + shift <= limit:
+            return surrogates + shift
+        raise DataError(
+            f"column {surrogates.name!r} must have room for new ids, its type has none; leave it "
+            "out with --policy NAME=drop"
+        )
+    if not pd.api.types.is_object_dtype(surrogates.dtype):
+        return surrogates
+    known = set(real.dropna().astype(str))
+    prefix = "s"
+    while any(f"{prefix}{text}" in known for text in surrogates):
+        prefix += "s"
+    return prefix + surrogates
+
+
 def invent(
     n: int,
     provider: str,

@@ -16,7 +16,7 @@ from pipelines import steps
 from pipelines.declare import Options, to_spec
 from pipelines.home import Home
 from pipelines.ingest import split_and_protect
-from pipelines.protection.fake import fake_columns, invent
+from pipelines.protection.fake import fake_columns, fresh_surrogates, invent
 from pipelines.protection.policy import MASKED, Protection, fit_protection
 from pipelines.sources import RawTable
 from pipelines.spec import DatasetSpec, parse_spec
@@ -134,6 +134,24 @@ def test_more_unique_values_than_a_provider_knows() -> None:
     assert "May" not in made
     with pytest.raises(DataError, match="declare another provider"):
         invent(5, "boolean", forbidden=["true", "false"])
+
+
+@pytest.mark.parametrize(
+    ("surrogates", "real"),
+    [
+        (pd.Series([1, 2, 3]), pd.Series([3, 17])),
+        (pd.Series([1, 2, 3], dtype="Int64"), pd.Series([3, None, -400], dtype="Int64")),
+        (pd.Series(["a-1", "a-2"]), pd.Series(["a-2", "sa-1", None])),
+    ],
+)
+def test_no_surrogate_is_a_real_id(surrogates: pd.Series, real: pd.Series) -> None:
+    moved = fresh_surrogates(surrogates, real)
+    assert not set(moved) & set(real.dropna())
+    assert moved.is_unique
+    assert moved.dtype == surrogates.dtype
+    assert fresh_surrogates(surrogates, real.iloc[:0]).equals(surrogates)
+    with pytest.raises(DataError, match="room for new ids"):
+        fresh_surrogates(pd.Series([1, 2], dtype="int8"), pd.Series([2, 120], dtype="int8"))
 
 
 def test_gaps_stay_gaps() -> None:
