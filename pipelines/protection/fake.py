@@ -98,7 +98,8 @@ def fresh_surrogates(surrogates: pd.Series, real: pd.Series) -> pd.Series:
         shift = 10 ** len(str(max(abs(least), abs(most))))
         limit = np.iinfo(np.dtype(str(surrogates.dtype).lower())).max
         if int(surrogates.max()) + shift <= limit:
-            return surrogates + shift
+            shifted: pd.Series = surrogates + shift
+            return shifted
         raise DataError(
             f"column {surrogates.name!r} must have room for new ids, its type has none; leave it "
             "out with --policy NAME=drop"
@@ -109,7 +110,8 @@ def fresh_surrogates(surrogates: pd.Series, real: pd.Series) -> pd.Series:
     prefix = "s"
     while any(f"{prefix}{text}" in known for text in surrogates):
         prefix += "s"
-    return prefix + surrogates
+    moved: pd.Series = prefix + surrogates
+    return moved
 
 
 def invent(
