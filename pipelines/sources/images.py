@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,19 @@ MAX_PIXELS = 4096 * 4096
 MAX_DECODED_BYTES = 4 * 2**30
 # Up to this share of unreadable files is left out and counted; more means a broken dataset.
 MAX_UNREADABLE_SHARE = 0.01
+# What Pillow raises on damaged files: its readers trust the numbers that they find.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 
 
@@ -117,7 +131,7 @@ def _assemble(blobs: Iterable[bytes], labels: Sequence[int], classes: Sequence[s
     for number, (blob, label) in enumerate(zip(blobs, labels, strict=True)):
         try:
             picture = _decode(blob)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except _UNREADABLE:
             unreadable += 1
             continue
         total += picture.nbytes

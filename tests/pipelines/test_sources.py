@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,19 @@ def test_bad_image_folders(tmp_path: Path) -> None:
     (tmp_path / "b.png").unlink()
     picture(tmp_path / "c.png", size=(9, 9))
     with pytest.raises(DataError, match="one size and one mode"):
+        read_folder(tmp_path)
+
+
+def test_a_tiff_with_a_fraction_for_an_offset_is_unreadable(tmp_path: Path) -> None:
+    """Found by benchmarks/fuzz.py: Pillow answers with a TypeError."""
+    buffer = io.BytesIO()
+    Image.new("L", (6, 4)).save(buffer, format="TIFF")
+    whole = bytearray(buffer.getvalue())
+    entry = whole.index(struct.pack("<HH", 273, 4))  # StripOffsets, of type LONG
+    whole[entry + 2] = 5  # RATIONAL: the value is then a place in the file
+    whole[entry + 8 : entry + 12] = struct.pack("<I", 8)
+    write(tmp_path / "a.tif", bytes(whole))
+    with pytest.raises(DataError, match="1 of 1 are"):
         read_folder(tmp_path)
 
 
