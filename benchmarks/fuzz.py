@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import logging
 import multiprocessing as mp
 import resource
 import tempfile
@@ -84,6 +85,7 @@ def serve(pipe: Connection, folder: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
+    logging.disable()  # Pillow tells of each broken tag
     path = Path(folder) / "pictures" / "file"
     path.parent.mkdir(exist_ok=True)
     while True:
