@@ -24,12 +24,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from .schema import Data, Images, ImageSchema, Schema, TableSchema
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
 
 T = TypeVar("T")
 Modality = Literal["table", "image"]
@@ -65,20 +68,24 @@ class TrainingError(LikenessError, RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """One report of a long task: ``step`` of ``total``, done after ``seconds``."""
+    """One report of a long task: ``step`` of ``total``, done after ``seconds``.
+
+    The steps up to ``first`` were done by an earlier run that this one goes on from.
+    """
 
     phase: str
     step: int
     total: int
     seconds: float
     loss: float | None = None
+    first: int = 0
 
     @property
     def remaining(self) -> float | None:
         """Estimated seconds to go, or None before the first step."""
-        if self.step <= 0:
+        if self.step <= self.first:
             return None
-        return self.seconds / self.step * max(self.total - self.step, 0)
+        return self.seconds / (self.step - self.first) * max(self.total - self.step, 0)
 
 
 OnProgress = Callable[[Progress], None]
@@ -261,6 +268,42 @@ class Generator(ABC):
     @abstractmethod
     def _restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
         """Inverse of ``_state``; ``schema_`` is already set."""
+
+
+class Resumable(Generator):
+    """A family that trains by steps and goes on from a checkpoint.
+
+    A family hands ``checkpoint`` to ``training.run_steps``, with all that its steps change.
+
+    Attributes:
+        checkpoint: where the training keeps its state; set during ``fit_or_resume`` alone.
+    """
+
+    checkpoint = None  # not annotated: it is no hyper-parameter
+
+    def fit_or_resume(
+        self,
+        data: Data,
+        schema: Schema,
+        *,
+        checkpoint: Checkpoint,
+        progress: OnProgress | None = None,
+    ) -> Self:
+        """``fit`` that keeps its state in ``checkpoint`` and goes on from what it finds there.
+
+        On a CPU the model is that of an uninterrupted ``fit``, bit for bit. The checkpoint stays:
+        discard it once the model is saved.
+
+        Raises:
+            SchemaError: data and schema disagree.
+            DataError: fewer than two rows.
+            CheckpointError: the checkpoint cannot be written.
+        """
+        self.checkpoint = checkpoint
+        try:
+            return self.fit(data, schema, progress=progress)
+        finally:
+            self.checkpoint = None
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):

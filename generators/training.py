@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +28,7 @@ from .base import (
     TrainingError,
     derive_seed,
 )
+from .checkpoint import Checkpoint, Parts
 
 M = TypeVar("M", bound=nn.Module)
 _REPORT_SECONDS = 0.5
@@ -135,37 +140,109 @@ def run_steps(
     phase: str,
     progress: OnProgress,
     log_every: int = 50,
+    checkpoint: Checkpoint | None = None,
+    parts: Parts | None = None,
 ) -> list[tuple[int, float]]:
     """Call ``step(0) .. step(total - 1)`` and give the losses that were read.
 
     ``step`` trains once and gives a scalar loss. Reading a loss waits for the device, so it is
     read every ``log_every`` steps and at the end only; progress is reported about twice a second.
 
+    With a ``checkpoint``, the training goes on from it where it is usable, and writes it now and
+    then and on SIGINT or SIGTERM, between two steps. The caller discards it once the model is safe.
+
+    Args:
+        step: one training step.
+        total: number of steps.
+        phase: name for the progress.
+        progress: called with a ``Progress``.
+        log_every: steps between two readings of the loss.
+        checkpoint: where to keep the state.
+        parts: all that ``step`` changes, by name: modules, optimisers, averages, torch generators.
+
     Returns:
         Pairs (steps done, loss).
 
     Raises:
         TrainingError: a loss that was read is not finite.
+        CheckpointError: the checkpoint cannot be written.
     """
-    history: list[tuple[int, float]] = []
+    kept = parts or {}
+    found = checkpoint.restore(kept) if checkpoint is not None else None
+    first = 0 if found is None else int(found["done"])
+    history = [] if found is None else [(int(at), float(loss)) for at, loss in found["history"]]
     started = reported = time.monotonic()
-    loss: float | None = None
-    for index in range(total):
-        tensor = step(index)
-        done = index + 1
-        if done % log_every == 0 or done == total:
-            loss = float(tensor.detach())
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss must stay finite, it is {loss} after step {done} of {total} "
-                    f"({phase}); lower the learning rate"
-                )
-            history.append((done, loss))
-        now = time.monotonic()
-        if done == total or now - reported >= _REPORT_SECONDS:
-            reported = now
-            progress(Progress(phase, done, total, now - started, loss))
+    loss = history[-1][1] if history else None
+    with _deferred_signals(active=checkpoint is not None) as stop:
+        for index in range(first, total):
+            tensor = step(index)
+            done = index + 1
+            if done % log_every == 0 or done == total:
+                loss = _finite(tensor, done, total, phase)
+                history.append((done, loss))
+            if checkpoint is not None and (stop.signal is not None or checkpoint.due):
+                checkpoint.save(kept, {"done": done, "total": total, "history": history})
+            stop.deliver(f"after step {done:,} of {total:,}; a checkpoint is kept")
+            now = time.monotonic()
+            if done == total or now - reported >= _REPORT_SECONDS:
+                reported = now
+                progress(Progress(phase, done, total, now - started, loss, first))
     return history
+
+
+def _finite(tensor: torch.Tensor, done: int, total: int, phase: str) -> float:
+    loss = float(tensor.detach())
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss must stay finite, it is {loss} after step {done} of {total} "
+            f"({phase}); lower the learning rate"
+        )
+    return loss
+
+
+class _Stop:
+    """A signal that asked to stop and waits for the end of a step."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.previous: dict[int, Any] = {}
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        while self.previous:
+            number, handler = self.previous.popitem()
+            signal.signal(number, handler)
+
+    def ask(self, number: int, _: FrameType | None) -> None:
+        """Remember the signal; a second one is not held back."""
+        self.signal = number
+        self.restore()
+
+    def deliver(self, note: str) -> None:
+        """Let the signal do what it would have done without us."""
+        if self.signal is None:
+            return
+        number, self.signal = self.signal, None
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(note) from None
+
+
+@contextmanager
+def _deferred_signals(*, active: bool) -> Iterator[_Stop]:
+    """Hold SIGINT and SIGTERM back, where the process listens to them, until ``deliver``."""
+    stop = _Stop()
+    if active and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if handler not in (signal.SIG_IGN, None):
+                stop.previous[number] = handler
+                signal.signal(number, stop.ask)
+    try:
+        yield stop
+    finally:
+        stop.restore()
 
 
 def warmup_cosine(step: int, total: int, *, warm_up: float = 0.02) -> float:
@@ -242,6 +319,15 @@ class EMA:
     def copy_to(self, module: nn.Module) -> None:
         """Overwrite the parameters and buffers of ``module`` with the averages."""
         module.load_state_dict(self.module.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages and the number of steps they cover."""
+        return {"module": self.module.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of ``state_dict``."""
+        self.module.load_state_dict(state_dict["module"])
+        self.steps = int(state_dict["steps"])
 
     def _decay(self, steps: int) -> float:
         if self._exponent is not None:

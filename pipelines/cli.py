@@ -1,7 +1,7 @@
 """``likeness``: the same steps as in Dagster, from a terminal.
 
 Exit codes: 0 done (published, passed), 1 internal failure, 2 bad input or request, 3 stopped by a
-gate.
+gate, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .home import Home
 from .protection.leaks import LeakError
 from .terminal import Terminal
 
-EXIT_INTERNAL, EXIT_INPUT, EXIT_QUARANTINED = 1, 2, 3
+EXIT_INTERNAL, EXIT_INPUT, EXIT_QUARANTINED, EXIT_INTERRUPTED = 1, 2, 3, 130
 PROJECT = Path(__file__).resolve().parent.parent
 _PATH = click.Path(path_type=Path)
 # How click itself speaks: exits, usage errors, a closed pipe.
@@ -55,11 +55,12 @@ class Group(click.Group):
         except LikenessError as error:
             terminal.error(str(error))
             ctx.exit(EXIT_INPUT)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            where = f" {stop}" if str(stop) else ""
             terminal.error(
-                "stopped; what was finished is kept, the same command goes on from there"
+                f"stopped{where}; what was finished is kept, the same command goes on from there"
             )
-            ctx.exit(130)
+            ctx.exit(EXIT_INTERRUPTED)
 
 
 def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -126,7 +127,7 @@ def main() -> None:
       likeness run photos/                     a folder of images, a sub-folder a class
       likeness ui                              the same in Dagster
 
-    Exit codes: 0 done, 1 internal failure, 2 bad input, 3 stopped by a gate.
+    Exit codes: 0 done, 1 internal failure, 2 bad input, 3 stopped by a gate, 130 by Ctrl-C.
     """
 
 

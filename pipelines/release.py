@@ -111,6 +111,11 @@ class Release:
         return self._vault / "models" / self.model_key[:_KEY_LENGTH]
 
     @property
+    def checkpoint_file(self) -> Path:
+        """The state of a training that has not ended, in the vault."""
+        return self._vault / "checkpoints" / f"{self.model_key[:_KEY_LENGTH]}.safetensors"
+
+    @property
     def candidate_folder(self) -> Path:
         """The sample before it is judged, in the vault."""
         return self._vault / "candidates" / self.key[:_KEY_LENGTH]

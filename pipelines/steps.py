@@ -25,6 +25,7 @@ from generators.base import (
     OnProgress,
     ParameterError,
     Progress,
+    Resumable,
 )
 from generators.persistence import model_digest
 from generators.schema import Data, Images, ImageSchema
@@ -110,14 +111,18 @@ def prepare(spec: DatasetSpec, home: Home, real: RealData | None = None) -> Rele
 def fit(release: Release, progress: OnProgress | None = None) -> Fitted:
     """Fit the generator on the train rows, or find the model that equal inputs gave before.
 
-    A family that cannot be saved without a pickle is only recorded here; ``sample`` fits it.
+    A family that trains by steps keeps a checkpoint in the vault and goes on from it. A family
+    that cannot be saved without a pickle is only recorded here; ``sample`` fits it.
     """
     folder = release.model_folder
     if not folder.is_dir():
         generator = _new_generator(release)
+        facts = _train(generator, release, progress)
         with whole_folder(folder) as stage:
-            facts = _fit_into(stage, generator, release, progress)
+            if generator.persistent:
+                generator.save(stage)
             (stage / "facts.json").write_text(canonical_json(facts), encoding="utf-8")
+    release.checkpoint_file.unlink(missing_ok=True)
     return fitted(release)
 
 
@@ -378,14 +383,19 @@ def _contract(release: Release) -> Contract:
     return load_contract(release.spec.contract)
 
 
-def _fit_into(
-    stage: Path, generator: Generator, release: Release, progress: OnProgress | None
-) -> dict[str, Any]:
+def _train(generator: Generator, release: Release, progress: OnProgress | None) -> dict[str, Any]:
     started = time.monotonic()
     facts: dict[str, Any] = {"persistent": generator.persistent, "loss_history": []}
     if generator.persistent:
-        generator.fit(release.real.train(), release.real.schema, progress=progress)
-        generator.save(stage)
+        train, schema = release.real.train(), release.real.schema
+        if isinstance(generator, Resumable):
+            # Imported here: it brings torch, which other families do not need.
+            from generators.checkpoint import Checkpoint
+
+            kept = Checkpoint(release.checkpoint_file, release.model_key)
+            generator.fit_or_resume(train, schema, checkpoint=kept, progress=progress)
+        else:
+            generator.fit(train, schema, progress=progress)
         facts["loss_history"] = generator.loss_history_
     facts["parameters"] = generator.parameters()
     facts["seconds"] = round(time.monotonic() - started, 3)

@@ -22,14 +22,15 @@ from torch import nn
 from ..base import (
     Block,
     DataError,
-    Generator,
     Modality,
     OnProgress,
     ParameterError,
     Progress,
+    Resumable,
     TrainingError,
     derive_seed,
 )
+from ..checkpoint import Parts
 from ..schema import Images, ImageSchema
 from ..training import (
     EMA,
@@ -55,6 +56,8 @@ _EMA_STRIDE = 4
 # Evaluations of a run, and the fewest steps between two of them.
 _EVALUATIONS = 16
 _STRETCH = 20
+# What a trainer's checkpoint holds besides its networks, averages and random numbers.
+_TRAINER_STATE = ("order", "slow_down", "history", "validation", "chosen", "lowest", "kept")
 _VALIDATION_SHARE = 0.08
 _VALIDATION_DRAWS = 1024
 # A run stops when this share of its steps has brought no lower held-out loss: from there on the
@@ -69,7 +72,7 @@ _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 @dataclass(kw_only=True)
-class Diffusion(Generator):
+class Diffusion(Resumable):
     """A class-conditional diffusion model of images.
 
     From 8 pixels a side it is a U-Net, below a residual MLP. A share of the training images is
@@ -152,7 +155,10 @@ class Diffusion(Generator):
         pixels = torch.from_numpy(padded).to(device)
         labels = torch.from_numpy(data.labels.astype(np.int64)).to(device)
         split = pixels[train], labels[train], pixels[held_out], labels[held_out]
-        self.steps_ = self.steps or self._steps_for_budget(device, split)
+        # What an interrupted run has timed stands.
+        begun = self.checkpoint.facts() if self.checkpoint is not None else None
+        timed = int(begun["total"]) if begun is not None else None
+        self.steps_ = self.steps or timed or self._steps_for_budget(device, split)
         trainer = _Trainer(self, device, split, self.steps_)
         trainer.run(progress)
         self.loss_history_ = trainer.history
@@ -344,7 +350,10 @@ class _Trainer:
         """Train in stretches; after each one evaluate, and go back if it diverged."""
         started = time.monotonic()
         stretch = max(_STRETCH, math.ceil(self.total / _EVALUATIONS))
-        done, rollbacks = 0, 0
+        kept = self.model.checkpoint
+        found = kept.restore(self._parts()) if kept is not None else None
+        done, rollbacks = (found["done"], found["rollbacks"]) if found is not None else (0, 0)
+        first = done
         saved = self._snapshot()
         while done < self.total and not self._stale(done):
             count, base = min(stretch, self.total - done), done
@@ -352,7 +361,7 @@ class _Trainer:
             def report(stage: Progress, base: int = base) -> None:
                 seconds = time.monotonic() - started
                 step = base + stage.step
-                progress(Progress("fit", step, self.total, seconds, stage.loss))
+                progress(Progress("fit", step, self.total, seconds, stage.loss, first))
 
             try:
                 losses = run_steps(
@@ -372,6 +381,30 @@ class _Trainer:
             self.history += [(base + step, loss) for step, loss in losses]
             saved = self._snapshot()
             self._evaluate(done)
+            if kept is not None:
+                facts = {"done": done, "total": self.total, "rollbacks": rollbacks}
+                kept.save(self._parts(), facts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes in training, besides networks, averages and random numbers."""
+        return {name: getattr(self, name) for name in _TRAINER_STATE}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of ``state_dict``."""
+        for name in _TRAINER_STATE:
+            setattr(self, name, state_dict[name])
+        self.order = self.order.to(self.device)
+
+    def _parts(self) -> Parts:
+        averages = {f"average {at}": average for at, average in enumerate(self.averages)}
+        return {
+            "network": self.network,
+            "uncertainty": self.uncertainty,
+            "optimiser": self.optimiser,
+            "random": self.random,
+            "trainer": self,
+            **averages,
+        }
 
     def step(self, index: int) -> torch.Tensor:
         """One optimiser step; gives the loss before the learned weighting."""

@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..base import OnProgress, ParameterError
-from ..training import EMA, build, run_steps, torch_generator
+from ..base import ParameterError
+from ..checkpoint import Parts
+from ..training import EMA, build, torch_generator
 from .modes import Spans, TableTokens, gumbel
-from .neural import NeuralTable, ResidentTable, check_positive, check_widths
+from .neural import NeuralTable, ResidentTable, TableTraining, check_positive, check_widths
 
 _SLOPE = 0.2
 _DROPOUT = 0.5
@@ -276,12 +277,10 @@ class CTGAN(NeuralTable):
         conditions, width = _widths(self.layout_)
         return RowGenerator(self.embedding_dim, conditions, self.generator_dim, width)
 
-    def _train(self, table: ResidentTable, progress: OnProgress) -> None:
+    def _training(self, table: ResidentTable) -> TableTraining:
         training = _Training(self, table)
-        total = self.epochs * max(1, len(table) // self.batch_size)
-        self.loss_history_ = run_steps(training.step, total, phase="fit", progress=progress)
-        training.finish()
         self._frequencies = training.conditions.frequencies if training.conditions.size else None
+        return training
 
     def _draw(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         uniform = torch.rand(n, generator=generator, dtype=torch.float64)
@@ -317,6 +316,7 @@ class _Training:
         layout = settings.layout_
         columns = layout.conditional
         self.settings, self.table = settings, table
+        self.steps = max(1, len(table) // settings.batch_size)
         self.conditions = Conditions(table, columns, [layout.sizes[at] for at in columns])
         self.random = torch_generator(table.device, settings.name, settings.seed, "steps")
         self.generator: RowGenerator = settings.network_.train()
@@ -340,6 +340,17 @@ class _Training:
         if (index + 1) % _AVERAGE_EVERY == 0:
             self.averaged.update(_AVERAGE_EVERY)
         return loss.detach()
+
+    def parts(self) -> Parts:
+        """All that ``step`` changes."""
+        return {
+            "generator": self.generator,
+            "critic": self.critic,
+            "generator_adam": self.generator_adam,
+            "critic_adam": self.critic_adam,
+            "averaged": self.averaged,
+            "random": self.random,
+        }
 
     def critic_loss(
         self, real: torch.Tensor, fake: torch.Tensor, condition: torch.Tensor

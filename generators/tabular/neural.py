@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from ..base import Block, DataError, Generator, Modality, OnProgress, ParameterError, derive_seed
+from ..base import Block, DataError, Modality, OnProgress, ParameterError, Resumable, derive_seed
+from ..checkpoint import Parts
 from ..encoding import TableCodec
 from ..schema import TableSchema
 from ..training import (
@@ -24,6 +25,8 @@ from ..training import (
     load_module_arrays,
     module_arrays,
     resolve_device,
+    run_steps,
+    steps_for_minutes,
     torch_generator,
 )
 from .modes import Spans, TableTokens
@@ -79,20 +82,42 @@ class ResidentTable:
         return out.scatter_(1, self.positions(rows) + self.scalars, 1.0)
 
 
+class TableTraining(Protocol):
+    """What trains a network by steps.
+
+    Attributes:
+        steps: per epoch.
+    """
+
+    steps: int
+
+    def step(self, index: int) -> torch.Tensor:
+        """One update; gives a scalar loss."""
+
+    def parts(self) -> Parts:
+        """All that ``step`` changes, by name."""
+
+    def finish(self) -> None:
+        """Called after the last step."""
+
+
 @dataclass(kw_only=True)
-class NeuralTable(Generator):
+class NeuralTable(Resumable):
     """A neural table family over mode-specific tokens.
 
-    A family implements ``_network``, ``_train`` and ``_draw``.
+    A family implements ``_network``, ``_training`` and ``_draw``.
 
     Attributes:
         epochs: passes over the table.
         batch_size: rows per step.
+        max_minutes: training stops earlier, after as many steps as the first seconds promise to
+            fit into this time; None for no limit. The number of steps then depends on the machine.
         device: ``auto``, ``cpu`` or ``cuda``; where training runs. Sampling runs on the CPU.
     """
 
     epochs: int = 300
     batch_size: int = 500
+    max_minutes: float | None = None
     device: str = "auto"
 
     modality: ClassVar[Modality] = "table"
@@ -103,6 +128,8 @@ class NeuralTable(Generator):
                 raise ParameterError(
                     f"{name} of {self.name} must be at least 1, got {getattr(self, name)}"
                 )
+        if self.max_minutes is not None:
+            check_positive(self.name, max_minutes=self.max_minutes)
 
     def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
         device = resolve_device(self.device)
@@ -116,10 +143,35 @@ class NeuralTable(Generator):
         self.layout_ = TableTokens.fit(codec, encoded)
         rng = np.random.default_rng(derive_seed(self.name, self.seed, "modes"))
         table = ResidentTable(self.layout_, *self.layout_.encode(encoded, rng), device)
-        weights = torch_generator("cpu", self.name, self.seed, "weights")
-        self.network_: Any = build(self._network, device, weights)
-        self._train(table, progress)
+        total = self._total_steps(table)
+        training = self._begin(table)
+        self.loss_history_ = run_steps(
+            training.step,
+            total,
+            phase="fit",
+            progress=progress,
+            checkpoint=self.checkpoint,
+            parts=training.parts(),
+        )
+        training.finish()
         self._ready_to_sample()
+
+    def _begin(self, table: ResidentTable) -> TableTraining:
+        weights = torch_generator("cpu", self.name, self.seed, "weights")
+        self.network_: Any = build(self._network, table.device, weights)
+        return self._training(table)
+
+    def _total_steps(self, table: ResidentTable) -> int:
+        """All epochs, or fewer where ``max_minutes`` says so; what an earlier run began stands."""
+        found = self.checkpoint.facts() if self.checkpoint is not None else None
+        if found is not None:
+            return int(found["total"])
+        trial = self._begin(table)
+        total = self.epochs * trial.steps
+        if self.max_minutes is None:
+            return total
+        seconds = min(3.0, 6.0 * self.max_minutes)
+        return min(total, steps_for_minutes(trial.step, self.max_minutes, seconds=seconds))
 
     def _ready_to_sample(self) -> None:
         self.network_ = self.network_.to("cpu").eval().requires_grad_(False)
@@ -163,8 +215,8 @@ class NeuralTable(Generator):
         """The network that samples need, for ``layout_``."""
 
     @abstractmethod
-    def _train(self, table: ResidentTable, progress: OnProgress) -> None:
-        """Train ``network_`` on ``table`` and fill ``loss_history_``."""
+    def _training(self, table: ResidentTable) -> TableTraining:
+        """A training of ``network_`` on ``table``, before its first step."""
 
     @abstractmethod
     def _draw(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

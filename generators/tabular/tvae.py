@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..base import OnProgress
-from ..training import build, run_steps, torch_generator
-from .neural import NeuralTable, ResidentTable, check_positive, check_widths
+from ..checkpoint import Parts
+from ..training import build, torch_generator
+from .neural import NeuralTable, ResidentTable, TableTraining, check_positive, check_widths
 
 _STD_RANGE = (0.01, 1.0)
 _MAX_ALPHA = 1.0
@@ -120,10 +120,8 @@ class TVAE(NeuralTable):
         scalars, tokens = len(self.layout_.continuous), sum(self.layout_.sizes)
         return Decoder(self.embedding_dim, self.decompress_dims, scalars, tokens)
 
-    def _train(self, table: ResidentTable, progress: OnProgress) -> None:
-        training = _Training(self, table)
-        total = self.epochs * training.steps
-        self.loss_history_ = run_steps(training.step, total, phase="fit", progress=progress)
+    def _training(self, table: ResidentTable) -> TableTraining:
+        return _Training(self, table)
 
     def _draw(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         z = torch.randn(n, self.embedding_dim, generator=generator)
@@ -149,19 +147,42 @@ class _Training:
         self.adam = torch.optim.Adam(
             parameters, lr=settings.lr, weight_decay=settings.l2scale, fused=True
         )
-        self.order = torch.empty(0, dtype=torch.int64)
+        # A buffer of a module, so that a checkpoint holds the epoch's order.
+        self.epoch = nn.Module()
+        order = torch.zeros(len(table), dtype=torch.int64, device=table.device)
+        self.epoch.register_buffer("order", order)
 
     def step(self, index: int) -> torch.Tensor:
         """One update; gives the loss per row."""
         at = index % self.steps
         if at == 0:
             device = self.table.device
-            self.order = torch.randperm(len(self.table), generator=self.random, device=device)
+            order = torch.randperm(len(self.table), generator=self.random, device=device)
+            self.order.copy_(order)
         loss = self.loss(self.order[at * self.batch : (at + 1) * self.batch])
         self.adam.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.adam.step()
         return loss.detach()
+
+    @property
+    def order(self) -> torch.Tensor:
+        """The rows of the table in this epoch's order."""
+        order: torch.Tensor = self.epoch.get_buffer("order")
+        return order
+
+    def parts(self) -> Parts:
+        """All that ``step`` changes."""
+        return {
+            "decoder": self.decoder,
+            "encoder": self.encoder,
+            "adam": self.adam,
+            "epoch": self.epoch,
+            "random": self.random,
+        }
+
+    def finish(self) -> None:
+        """The decoder is ready as it is."""
 
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
         """The negative evidence lower bound per row, its reconstruction ``loss_factor`` times."""

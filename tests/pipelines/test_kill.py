@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +63,30 @@ def test_killed_at_every_step_ends_in_one_version(table: Path, tmp_path: Path) -
     lake = Home(home).lake
     assert len(read_log(lake, "toy")) == 1
     assert verify(lake, "toy@1").passed
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(
+    table: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+    command += ["fit", str(table), "--target", "y"]
+    command += ["--generator", "tvae", "--set", "epochs=500", "--home", str(home), "--name", "toy"]
+    vault = home / "vault" / "toy"
+    first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    give_up = time.monotonic() + 60
+    while not list(vault.glob("checkpoints/*.safetensors")) and time.monotonic() < give_up:
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=60)
+    assert first.returncode == 130, said
+    assert "the same command goes on" in " ".join(said.split())
+    assert "Traceback" not in said
+    assert not list((vault / "models").glob("*"))
+    assert len(list((vault / "checkpoints").iterdir())) == 1
+
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    assert not list((vault / "checkpoints").iterdir())
+    assert len(list((vault / "models").iterdir())) == 1
