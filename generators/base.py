@@ -20,6 +20,8 @@ import dataclasses
 import difflib
 import hashlib
 import importlib
+import types
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -129,6 +131,8 @@ class Generator(ABC):
     seed: int = 0
 
     name: ClassVar[str]
+    suits: ClassVar[str] = ""
+    """When to use the family, in a sentence."""
     modality: ClassVar[Modality]
     persistent: ClassVar[bool] = True
     """False where a saved model would need a pickle: it is then fitted and sampled at once."""
@@ -237,7 +241,8 @@ class Generator(ABC):
         """A new generator with these hyper-parameters.
 
         Raises:
-            ParameterError: an unknown name; the message gives the nearest known one.
+            ParameterError: an unknown name, for which the message gives the nearest known one, or
+                a value of another type.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for key in parameters:
@@ -246,6 +251,14 @@ class Generator(ABC):
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ParameterError(
                     f"{cls.name} takes the parameters {', '.join(known)}; got {key!r}{hint}"
+                )
+        hints = typing.get_type_hints(cls)
+        for key, value in parameters.items():
+            if not _fits(value, hints[key]):
+                wanted = getattr(hints[key], "__name__", str(hints[key]))
+                raise ParameterError(
+                    f"{key} of {cls.name} must be {wanted}, got {value!r}; "
+                    f"`likeness generators {cls.name}` explains it"
                 )
         return cls(**parameters)
 
@@ -304,6 +317,21 @@ class Resumable(Generator):
             return self.fit(data, schema, progress=progress)
         finally:
             self.checkpoint = None
+
+
+def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - a type or a form of typing
+    """Whether a JSON-able value is of this type."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in inner)
+    if origin is Literal:
+        return value in inner
+    if origin in (tuple, list):
+        return isinstance(value, tuple | list) and all(_fits(item, inner[0]) for item in value)
+    if hint in (int, float):
+        allowed = (int,) if hint is int else (int, float)
+        return isinstance(value, allowed) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str, type(None)) else True
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):

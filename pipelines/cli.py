@@ -6,7 +6,6 @@ gate, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -264,12 +263,14 @@ def datasets(home: Path, as_json: bool) -> int:
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def generators(name: str | None, as_json: bool) -> int:
-    """List the generator families, or explain the hyper-parameters of one."""
+    """List the generator families, or explain one: what it is, can and takes with --set."""
+    from .explain import explain
+
     terminal = Terminal(as_json)
     if name is None:
         terminal.show_rows("generators", [_family(key, GENERATORS[key]) for key in GENERATORS])
     else:
-        terminal.show_rows(name, _fields(GENERATORS[name]))
+        terminal.show_family(explain(name, GENERATORS[name]))
     return 0
 
 
@@ -323,10 +324,3 @@ def _home() -> Home:
 def _family(name: str, family: type[Any]) -> dict[str, str]:
     summary = (family.__doc__ or "").strip().splitlines()[0]
     return {"name": name, "for": f"{family.modality}s", "what": summary}
-
-
-def _fields(family: type[Any]) -> list[dict[str, str]]:
-    return [
-        {"field": field.name, "type": str(field.type), "default": repr(field.default)}
-        for field in dataclasses.fields(family)
-    ]

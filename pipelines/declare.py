@@ -130,10 +130,18 @@ def _columns(raw: dict[str, Any], options: Options) -> dict[str, Any]:
 
 def _generator(raw: dict[str, Any], options: Options) -> dict[str, Any]:
     settings = {
-        key: yaml.safe_load(value)
+        key: _setting(value)
         for key, value in (split_pair(text, "--set") for text in options.settings)
     }
     name = options.generator or raw.get("name", "auto")
     # Another family does not take the declared family's parameters.
     declared = raw.get("parameters", {}) if name == raw.get("name", "auto") else {}
     return {"name": name, "parameters": {**declared, **settings}}
+
+
+def _setting(text: str) -> Any:  # noqa: ANN401 - any YAML scalar or list
+    value = yaml.safe_load(text)
+    # YAML 1.1 takes 1e-3 for a string: it wants 1.0e-3.
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value

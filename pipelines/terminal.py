@@ -184,6 +184,23 @@ class Terminal:
             table.add_row(*(escape(str(row[name])) for name in names))
         self.out.print(table)
 
+    def show_family(self, family: Mapping[str, Any]) -> None:
+        """A generator family: facts, then a line and a paragraph for each field."""
+        if self.as_json:
+            self._json(family)
+            return
+        for name, value in family.items():
+            if name != "fields" and value != "":
+                shown = {True: "yes", False: "no"}.get(value, value)
+                self.out.print(f"[bold]{name}[/]: {escape(str(shown))}", soft_wrap=True)
+        self.out.print("\nfields, each set by --set FIELD=VALUE:")
+        for field in family["fields"]:
+            head = f"{field['field']}: {field['type']} = {field['default']}"
+            self.out.print(f"  [bold]{escape(head)}[/]", soft_wrap=True)
+            for text in (field["meaning"], field["bounds"]):
+                if text:
+                    self.out.print(f"      {escape(text)}", soft_wrap=True)
+
     def show_facts(self, facts: Mapping[str, Any]) -> None:
         """Names and values."""
         if self.as_json:

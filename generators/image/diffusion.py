@@ -122,6 +122,7 @@ class Diffusion(Resumable):
     device: str = "auto"
 
     name: ClassVar[str] = "diffusion"
+    suits: ClassVar[str] = "the default for images"
     modality: ClassVar[Modality] = "image"
     rows_per_block: ClassVar[int] = 1024
 

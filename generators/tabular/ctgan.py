@@ -247,6 +247,9 @@ class CTGAN(NeuralTable):
     average: float = 0.1
 
     name: ClassVar[str] = "ctgan"
+    suits: ClassVar[str] = (
+        "to compare with the literature; `forest` is closer to the data and faster"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

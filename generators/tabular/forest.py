@@ -180,6 +180,7 @@ class Forest(Generator):
     verbatim_guard: bool = True
 
     name: ClassVar[str] = "forest"
+    suits: ClassVar[str] = "the default for tables on a CPU"
     modality: ClassVar[Modality] = "table"
 
     def __post_init__(self) -> None:

@@ -188,6 +188,7 @@ class Independent(Generator):
     """
 
     name: ClassVar[str] = "independent"
+    suits: ClassVar[str] = "the floor of a comparison; keeps no relation between columns"
     modality: ClassVar[Modality] = "table"
 
     def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:

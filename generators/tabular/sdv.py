@@ -141,6 +141,7 @@ class SdvGaussianCopula(SdvGenerator):
     """SDV's GaussianCopulaSynthesizer at its defaults."""
 
     name: ClassVar[str] = "sdv-gaussian-copula"
+    suits: ClassVar[str] = "to compare with SDV; its model cannot be saved"
     synthesizer: ClassVar[str] = "GaussianCopulaSynthesizer"
 
     def _arguments(self) -> dict[str, Any]:
@@ -166,6 +167,7 @@ class SdvCTGAN(_SdvNeural):
     """SDV's CTGANSynthesizer."""
 
     name: ClassVar[str] = "sdv-ctgan"
+    suits: ClassVar[str] = "to compare with SDV; its model cannot be saved"
     synthesizer: ClassVar[str] = "CTGANSynthesizer"
 
 
@@ -174,6 +176,7 @@ class SdvTVAE(_SdvNeural):
     """SDV's TVAESynthesizer."""
 
     name: ClassVar[str] = "sdv-tvae"
+    suits: ClassVar[str] = "to compare with SDV; its model cannot be saved"
     synthesizer: ClassVar[str] = "TVAESynthesizer"
 
 
@@ -182,6 +185,7 @@ class SdvCopulaGAN(_SdvNeural):
     """SDV's CopulaGANSynthesizer."""
 
     name: ClassVar[str] = "sdv-copulagan"
+    suits: ClassVar[str] = "to compare with SDV; its model cannot be saved"
     synthesizer: ClassVar[str] = "CopulaGANSynthesizer"
 
 

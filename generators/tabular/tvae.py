@@ -104,6 +104,7 @@ class TVAE(NeuralTable):
     loss_factor: float = 2.0
 
     name: ClassVar[str] = "tvae"
+    suits: ClassVar[str] = "to compare with the literature, in less time than `ctgan`"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -161,5 +161,5 @@ def test_lists(tmp_path: Path, command: str) -> None:
 
 
 def test_a_generator_explains_its_fields(tmp_path: Path) -> None:
-    rows = json.loads(likeness("generators", "forest", "--json", cwd=tmp_path).stdout)["forest"]
+    rows = json.loads(likeness("generators", "forest", "--json", cwd=tmp_path).stdout)["fields"]
     assert {"trees", "min_leaf", "seed"} <= {row["field"] for row in rows}
