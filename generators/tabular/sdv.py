@@ -150,7 +150,11 @@ class SdvGaussianCopula(SdvGenerator):
 
 @dataclass(kw_only=True)
 class _SdvNeural(SdvGenerator):
-    """A synthesizer that trains for ``epochs``, otherwise at its defaults."""
+    """A synthesizer that trains for ``epochs``, otherwise at its defaults.
+
+    Attributes:
+        epochs: passes over the table.
+    """
 
     epochs: int = 300
 
