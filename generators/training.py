@@ -32,6 +32,8 @@ from .checkpoint import Checkpoint, Parts
 
 M = TypeVar("M", bound=nn.Module)
 _REPORT_SECONDS = 0.5
+# No family's loss on scaled data comes near: such a training has diverged though it is finite.
+_EXPLODED = 1e9
 _NORMS = (
     nn.LayerNorm,
     nn.GroupNorm,
@@ -164,7 +166,7 @@ def run_steps(
         Pairs (steps done, loss).
 
     Raises:
-        TrainingError: a loss that was read is not finite.
+        TrainingError: a loss that was read is not finite, or has exploded.
         CheckpointError: the checkpoint cannot be written.
     """
     kept = parts or {}
@@ -192,10 +194,10 @@ def run_steps(
 
 def _finite(tensor: torch.Tensor, done: int, total: int, phase: str) -> float:
     loss = float(tensor.detach())
-    if not math.isfinite(loss):
+    if math.isnan(loss) or abs(loss) > _EXPLODED:
         raise TrainingError(
-            f"the loss must stay finite, it is {loss} after step {done} of {total} "
-            f"({phase}); lower the learning rate"
+            f"the loss must stay finite and below {_EXPLODED:g}, it is {loss:g} "
+            f"after step {done} of {total} ({phase}); lower the learning rate"
         )
     return loss
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from generators import GENERATORS, Images, ImageSchema, TableSchema
-from generators.base import Generator, ParameterError, Resumable
+from generators.base import Generator, ParameterError, Resumable, TrainingError
 from generators.checkpoint import Checkpoint
 from generators.persistence import model_digest
 from generators.training import EMA, run_steps
@@ -143,3 +143,13 @@ def test_max_minutes_bounds_the_steps() -> None:
     assert model.loss_history_[-1][0] < 1_000_000
     with pytest.raises(ParameterError, match="max_minutes"):
         GENERATORS["tvae"].from_parameters({"max_minutes": 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [("tvae", {"lr": 1e3}), ("ctgan", {"generator_lr": 1e3, "discriminator_lr": 1e3})],
+)
+def test_a_learning_rate_of_a_thousand_is_detected(name: str, rates: dict[str, float]) -> None:
+    model = GENERATORS[name].from_parameters({"epochs": 50, "batch_size": 100, **rates})
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        model.fit(*data_of(name))  # type: ignore[arg-type]
