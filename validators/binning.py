@@ -312,3 +312,15 @@ def _check_columns(frames: dict[str, pd.DataFrame], schema: TableSchema) -> None
             raise SchemaError(
                 f"the {name} table must have the schema's columns, it lacks {absent}; add them"
             )
+        for column in schema.modelled:
+            series = frame[column.name]
+            if column.kind not in ("numerical", "datetime") or series.dtype.kind in "biufM":
+                continue
+            try:
+                to_numbers(series)
+            except (TypeError, ValueError):
+                # Without its cause: the message of pandas quotes the cell.
+                raise SchemaError(
+                    f"column {column.name!r} of the {name} table must be {column.kind}, it holds "
+                    f"{series.dtype} that is none; convert it"
+                ) from None

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from generators.base import SchemaError
 from validators import VALIDATORS, Scorecard
 from validators.comparison import Comparison
 from validators.contract import load_contract
@@ -222,3 +223,11 @@ def test_a_lack_of_fidelity_is_not_taken_for_copying(people, defect):
 @pytest.mark.parametrize("defect", [copies_of_outliers, verbatim_copies])
 def test_copying_is_not_taken_for_bias(people, defect):
     assert accused(planted(people(N), defect), "bias") == set()
+
+
+def test_words_among_numbers_are_refused_without_being_quoted(people):
+    comparison = planted(people(60), lambda s, *_: s.assign(age="secret"))
+    with pytest.raises(SchemaError, match="'age' of the synthetic table") as refused:
+        VALIDATORS["fidelity"]()(comparison)
+    assert "secret" not in str(refused.value)
+    assert refused.value.__cause__ is None
