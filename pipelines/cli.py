@@ -235,6 +235,35 @@ def verify(version: str, home: Path, as_json: bool) -> int:
 
 
 @main.command()
+@click.argument("version", metavar="NAME@VERSION")
+@click.option("--reason", required=True, help="Why, in one line; readers of the lake see it.")
+@_common
+def retire(version: str, reason: str, home: Path, as_json: bool) -> int:
+    """Withdraw a published version; its number and its log entry stay."""
+    from .publication.retire import retire as retire_version
+
+    stone = retire_version(Home(home.absolute()).lake, version, reason)
+    facts = {"retired": version, "reason": stone.reason, "at": stone.at}
+    Terminal(as_json).show_facts(facts)
+    return 0
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Remove nothing, only tell.")
+@_common
+def gc(dry_run: bool, home: Path, as_json: bool) -> int:
+    """Remove the files of retired versions and what crashes left behind."""
+    from .publication.retire import collect
+
+    found = collect(Home(home.absolute()).lake, dry_run=dry_run)
+    total = sum(item.bytes for item in found)
+    Terminal(as_json).show_facts(
+        {"dry_run": dry_run, "bytes": total, "removed": [item.name for item in found]}
+    )
+    return 0
+
+
+@main.command()
 @_common
 def datasets(home: Path, as_json: bool) -> int:
     """List the declared datasets and what is published of them."""

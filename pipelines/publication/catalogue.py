@@ -39,9 +39,9 @@ class Listed:
     """One dataset of the catalogue: its newest version, or why there is none to show.
 
     Attributes:
-        entries: its log, newest first.
-        manifest: of the newest version.
-        folder: of the newest version, relative to the lake.
+        entries: its versions that are not retired, newest first.
+        manifest: of the newest of them.
+        folder: of the newest of them, relative to the lake.
         picture: a data URI, where the version has a contact sheet.
     """
 
@@ -138,15 +138,19 @@ def _listed(store: Store, name: str) -> Listed:
         entries = log.read(store, name)
         if not entries:
             return Listed(name, problem="Nothing is published yet.")
-        folder = f"{name}/{entries[-1].snapshot}"
+        newest = log.newest(store, name)
+        if newest is None:
+            return Listed(name, problem="All versions are retired.")
+        folder = f"{name}/{newest.snapshot}"
         data = store.get(f"{folder}/{MANIFEST}")
-        if hashlib.sha256(data).hexdigest() != entries[-1].manifest_sha256:
+        if hashlib.sha256(data).hexdigest() != newest.manifest_sha256:
             raise PublicationError("the manifest is not the committed one")
         manifest = Manifest.from_bytes(data)
     except (PublicationError, OSError, ValueError):
         return Listed(name, problem=f"Damaged: run “likeness verify {name}”.")
     picture = _picture(store, f"{folder}/{PICTURE}") if manifest.has(PICTURE) else ""
-    return Listed(name, tuple(reversed(entries)), manifest, folder, picture)
+    shown = tuple(entry for entry in reversed(entries) if log.tombstone(store, name, entry) is None)
+    return Listed(name, shown, manifest, folder, picture)
 
 
 def _picture(store: Store, name: str) -> str:

@@ -18,6 +18,7 @@ from generators.base import ParameterError
 
 from .manifest import MANIFEST, Manifest, canonical_json, iso, sha256
 from .store import TEMPORARY, LocalStore, PublicationError, Store, check_dataset_name
+from .tombstone import Tombstone, find_tombstone
 
 GENESIS = "0" * 64
 """What stands for the hash before the first entry."""
@@ -134,19 +135,35 @@ def append(store: Store, dataset: str, commit: Commit) -> tuple[LogEntry, bool]:
             return entry, False
 
 
+def tombstone(store: Store, dataset: str, entry: LogEntry) -> Tombstone | None:
+    """The tombstone of a version, or None where it is not retired.
+
+    Raises:
+        PublicationError: the tombstone is damaged.
+    """
+    return find_tombstone(store, dataset, entry.version, entry.to_bytes())
+
+
+def newest(store: Store, dataset: str) -> LogEntry | None:
+    """The newest version that is not retired, or None."""
+    entries = reversed(read(store, dataset))
+    return next((entry for entry in entries if tombstone(store, dataset, entry) is None), None)
+
+
 def refresh_latest(store: Store, dataset: str) -> None:
-    """Let ``latest.json`` name the newest version of the log."""
-    entries = read(store, dataset)
-    while entries:
-        wanted = latest_bytes(entries[-1])
-        name = f"{dataset}/latest.json"
-        if not store.exists(name) or store.get(name) != wanted:
-            store.put(name, wanted)
+    """Let ``latest.json`` name the newest version that is not retired; without one it goes."""
+    name = f"{dataset}/latest.json"
+    entry = newest(store, dataset)
+    while True:
+        if entry is None:
+            store.delete(name)
+        elif not store.exists(name) or store.get(name) != latest_bytes(entry):
+            store.put(name, latest_bytes(entry))
         # Another publisher may have been faster to commit and slower to write, or the reverse.
-        newer = read(store, dataset)
-        if newer == entries:
+        newer = newest(store, dataset)
+        if newer == entry:
             return
-        entries = newer
+        entry = newer
 
 
 def latest_bytes(entry: LogEntry) -> bytes:
@@ -181,7 +198,7 @@ def latest(lake: Path, dataset: str) -> Published:
 
 
 def resolve(lake: Path, name: str) -> Published:
-    """The version that ``name`` or ``name@3`` means; without a number, the newest.
+    """The version that ``name`` or ``name@3`` means; without a number, the newest not retired.
 
     Raises:
         ParameterError: the name is malformed.
@@ -195,7 +212,7 @@ def resolve(lake: Path, name: str) -> Published:
         raise PublicationError(
             f"the lake must hold the dataset {dataset!r}, it does not; publish it or check the name"
         )
-    version = int(number) if at else len(entries)
+    version = int(number) if at else _newest_number(LocalStore(lake), dataset)
     if not 1 <= version <= len(entries):
         raise PublicationError(
             f"{dataset!r} has the versions 1 to {len(entries)}, {version} was asked for"
@@ -213,6 +230,15 @@ def published(lake: Path, dataset: str, entry: LogEntry, *, existing: bool) -> P
         content_digest=entry.content_digest,
         existing=existing,
     )
+
+
+def _newest_number(store: Store, dataset: str) -> int:
+    entry = newest(store, dataset)
+    if entry is None:
+        raise PublicationError(
+            f"{dataset!r} must have a version that is not retired, all are; name one as name@1"
+        )
+    return entry.version
 
 
 def _find_in(entries: list[LogEntry], store: Store, dataset: str, key: str) -> LogEntry | None:

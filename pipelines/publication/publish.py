@@ -111,8 +111,8 @@ def publish(lake: Path, release: PublishRequest) -> Published:
     """Publish ``release`` in ``lake`` and return its version; a known key returns the old one.
 
     Raises:
-        PublicationError: the verdict does not release these rows, or a file was damaged on its
-            way; nothing was published.
+        PublicationError: the verdict does not release these rows, a file was damaged on its way,
+            or the key's version is retired; nothing was published.
         DataError: a data file cannot be read.
     """
     entry, existing = publish_to(LocalStore(lake), release)
@@ -124,6 +124,11 @@ def publish_to(store: Store, release: PublishRequest) -> tuple[LogEntry, bool]:
     entry, existing = log.find(store, release.dataset, release.key), True
     if entry is None:
         entry, existing = _stage_and_commit(store, release)
+    elif log.tombstone(store, release.dataset, entry):
+        raise PublicationError(
+            f"a retired release stays retired, this one was version {entry.version}; "
+            "change its seed or its data for a new version"
+        )
     log.refresh_latest(store, release.dataset)
     return entry, existing
 

@@ -62,9 +62,19 @@ def verify(lake: Path, name: str) -> VerifyReport:
     entry = entries[version - 1]
     chain = f"{len(entries)} entries, each holding the hash of the one before"
     checks = [Check("log", True, chain), _check_latest(store, dataset, entries)]
-    checks += check_snapshot(
-        store, f"{dataset}/{entry.snapshot}", entry.manifest_sha256, entry.content_digest
-    )
+    folder = f"{dataset}/{entry.snapshot}"
+    try:
+        stone = log.tombstone(store, dataset, entry)
+    except PublicationError as error:
+        return VerifyReport(
+            f"{dataset}@{version}", (*checks, Check("tombstone", False, str(error)))
+        )
+    if stone is not None:
+        files = "there" if store.exists(folder) else "removed"
+        said = f"retired at {stone.at}: {stone.reason}; its files are {files}"
+        checks.append(Check("tombstone", True, said))
+    if stone is None or store.exists(folder):
+        checks += check_snapshot(store, folder, entry.manifest_sha256, entry.content_digest)
     return VerifyReport(f"{dataset}@{version}", tuple(checks))
 
 
