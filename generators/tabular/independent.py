@@ -31,7 +31,8 @@ class Support:
     Attributes:
         codec: the column's codec.
         values: distinct continuous training values, ascending; shape (R,).
-        shared: whether so many rows share the value that it may be emitted unchanged; shape (R,).
+        shared: whether the value may be emitted unchanged, because many rows share it or it is a
+            bound of the column; shape (R,).
     """
 
     codec: ColumnCodec
@@ -48,7 +49,10 @@ class Support:
         """The support of a training column with these continuous ``values`` (NaN elsewhere)."""
         present = codec.snap(values[np.isfinite(values)])
         distinct, counts = np.unique(present, return_counts=True)
-        return cls(codec, distinct, counts >= _SHARED)
+        shared = counts >= _SHARED
+        # The ends are the column's bounds, and drawn values should reach them.
+        shared[:1] = shared[-1:] = True
+        return cls(codec, distinct, shared)
 
     def tokens(self, codes: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Tokens (int32, shape (N,)) of training codes and values."""

@@ -14,14 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import mutual_info_score
-from sklearn.tree import DecisionTreeRegressor
+from sklearn.tree import DecisionTreeClassifier
 
 from generators import TableSchema
 from generators.base import DataError, ParameterError
 from generators.encoding import EncodedTable, TableCodec
-from generators.tabular import forest as module
-from generators.tabular.forest import Forest, copy_profile, mutual_information, row_hashes
+from generators.tabular import trees as module
+from generators.tabular.forest import Forest
 from generators.tabular.independent import Independent, Leaves
+from generators.tabular.ordering import mutual_information, telling_scale
+from generators.tabular.verbatim import copy_profile, row_hashes
 
 LEAKY: dict[str, Any] = {
     "trees": 1,
@@ -179,10 +181,11 @@ def test_leaves_are_honest_and_full() -> None:
 def test_trees_fall_as_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(3000, 4)).astype(np.float32)
-    target = scores[:, 0] * scores[:, 1] + rng.normal(size=3000)
-    model = DecisionTreeRegressor(min_samples_leaf=20, random_state=0).fit(scores, target)
+    cells = (scores[:, 0] * scores[:, 1] + rng.normal(size=3000) > 0).astype(np.int32)
+    model = DecisionTreeClassifier(min_samples_leaf=20, random_state=0).fit(scores, cells)
     reached = model.apply(scores)
-    branches = module._branches(model.tree_, np.arange(4), np.arange(3000), reached, 20)
+    whole = np.arange(model.tree_.node_count)
+    branches = module.cut_back(model.tree_, whole, np.arange(3000), reached)
     tokens = np.arange(3000, dtype=np.int32)
     trees = module.merge([branches], tokens)
     ours = trees.apply(scores, np.zeros(3000, dtype=np.int64))
@@ -191,6 +194,57 @@ def test_trees_fall_as_those_of_scikit_learn() -> None:
     for leaf in range(0, len(trees.leaves.start) - 1, 7):
         held = trees.leaves.tokens[trees.leaves.start[leaf] : trees.leaves.start[leaf + 1]]
         assert set(held) == set(np.flatnonzero(ours == leaf))
+
+
+def test_the_leave_one_out_likelihood_is_that_of_each_row_by_the_others() -> None:
+    held = np.array([[6.0, 3.0, 1.0], [4.0, 0.0, 1.0]])
+    prior = held[0] / 10
+    want = [
+        sum(
+            count * np.log((count - 1 + prior[cell]) / (node.sum() - 1 + 1))
+            for cell, count in enumerate(node)
+            if count
+        )
+        for node in held
+    ]
+    assert module.leave_one_out(held) == pytest.approx(want)
+
+
+@pytest.mark.parametrize("price", [0.0, 40.0])
+def test_splits_on_noise_are_pruned_and_splits_that_tell_stay(price: float) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(4000, 3)).astype(np.float32)
+    shape = np.arange(2000)
+    growth = module.Growth(min_leaf=20, price=price)
+    noise = module.grow(scores, rng.integers(0, 3, 4000).astype(np.int32), shape, growth, 0)
+    assert (noise.feature < 0).sum() <= 3
+    telling = (scores[:, 1] > 0.5).astype(np.int32)
+    tree = module.grow(scores, telling, shape, growth, 0)
+    assert (tree.feature < 0).sum() == 2
+    assert tree.feature[0] == 1
+    assert tree.threshold[0] == pytest.approx(0.5, abs=0.01)
+
+
+def test_levels_stand_in_the_order_that_tells_the_target() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 6, 6000)
+    share = np.array([0.9, 0.1, 0.7, 0.3, 0.5, 0.0])
+    cells = (rng.random(6000) < share[codes]).astype(np.int32)
+    place = telling_scale(codes, cells, 6).of_code[:6]
+    order = np.argsort(place).tolist()
+    assert order in (np.argsort(share).tolist(), np.argsort(-share).tolist())
+
+
+def test_the_privacy_knob_makes_leaves_larger() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=6000)})
+    frame["y"] = frame["x"] + rng.normal(size=6000)
+    schema = TableSchema.infer(frame)
+    leaves = [
+        len(model.trees_[model.order_[1]].leaves.start)
+        for model in (Forest(privacy=p, min_leaf=20).fit(frame, schema) for p in (0.0, 0.5, 1.0))
+    ]
+    assert leaves[0] > leaves[1] > leaves[2]
 
 
 @settings(deadline=None, max_examples=25)
@@ -317,6 +371,8 @@ def test_nothing_to_learn_is_an_error_that_names_the_remedy() -> None:
     [
         {"trees": 0},
         {"min_leaf": 0},
+        {"privacy": -0.1},
+        {"privacy": 1.5},
         {"max_predictors": 0},
         {"subsample": 0.0},
         {"subsample": 1.5},
@@ -334,7 +390,8 @@ def test_continuous_values_are_not_copied_and_gaps_stay_empty() -> None:
     frame = pd.DataFrame({"value": values})
     for model in (Forest(), Independent()):
         drawn = model.fit(frame, TableSchema.infer(frame)).sample(5000, seed=1)["value"]
-        assert not drawn.isin(values).any()
+        # The ends are bounds of the column, which its schema tells anyhow.
+        assert not drawn.isin(np.sort(values)[1:-1]).any()
         assert drawn.between(5, 95).mean() < 0.003
         assert drawn.mean() == pytest.approx(50, abs=2)
         assert drawn.between(values.min(), values.max()).all()
