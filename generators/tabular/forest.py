@@ -54,7 +54,9 @@ from generators.tabular.ordering import (
     telling_scale,
 )
 from generators.tabular.trees import (
+    BINS,
     Arrays,
+    Binned,
     Branches,
     Growth,
     Trees,
@@ -101,8 +103,8 @@ class Forest(Generator):
             rare as among fresh real rows.
     """
 
-    trees: int = 8
-    min_leaf: int = 50
+    trees: int = 12
+    min_leaf: int = 40
     privacy: float = 0.0
     subsample: float = 0.5
     honest: bool = True
@@ -192,7 +194,8 @@ class Forest(Generator):
                 else:
                     cells = (table.cells if self.subsample < 1 else table.tokens)[:, column]
                     numbers = range(self.trees)
-                    branch = partial(self._branch, scores, cells, column)
+                    binned = Binned.of(scores, BINS if self.subsample < 1 else len(scores))
+                    branch = partial(self._branch, binned, cells, column)
                     grown = list(pool.map(branch, numbers))
                 yield column, merge(grown, table.tokens[:, column])
 
@@ -200,8 +203,8 @@ class Forest(Generator):
         """Nats that a split must gain, -40 where privacy is 0 and +40 where it is 1."""
         return _PRICE_RANGE * (2 * self.privacy - 1)
 
-    def _branch(self, scores: np.ndarray, cells: np.ndarray, column: int, number: int) -> Branches:
-        rows = len(scores)
+    def _branch(self, scores: Binned, cells: np.ndarray, column: int, number: int) -> Branches:
+        rows = len(cells)
         seed = derive_seed("forest", self.seed, column, number)
         cut = max(round(self.subsample * rows), 1)
         if self.subsample < 1:

@@ -8,7 +8,7 @@ be predicted and small where it can.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -18,6 +18,8 @@ from sklearn.tree._tree import Tree
 from generators.tabular.independent import Leaves
 
 Arrays: TypeAlias = dict[str, np.ndarray]
+
+BINS = 128
 
 
 @dataclass(frozen=True)
@@ -158,20 +160,57 @@ class Growth:
     all_members: bool = False
 
 
+# Rows that the edges of bins are taken from.
+_EDGE_ROWS = 100_000
 # Rows that the marginal distribution stands for where a leaf's is judged.
 _PRIOR_ROWS = 1.0
 # More rows give no better tree, only a slower one, in a leaf that the pruning would cut anyhow.
 _SHAPE_LEAF = 10
 
 
+@dataclass(frozen=True)
+class Binned:
+    """Scores in at most ``BINS`` bins a column, so that a split is sought among few.
+
+    Attributes:
+        bins: float32, shape (N, D): bin i of a column holds the scores up to its edge i.
+        edges: upper edges of each column's bins, but for the last; float32.
+    """
+
+    bins: np.ndarray
+    edges: list[np.ndarray]
+
+    @classmethod
+    def of(cls, scores: np.ndarray, most: int = BINS) -> Self:
+        """At most ``most`` quantile bins; one for every distinct score where these are few."""
+        bins = np.empty(scores.shape, np.float32)
+        edges = []
+        for column in range(scores.shape[1]):
+            some = scores[:: max(1, len(scores) // _EDGE_ROWS), column]
+            values = np.unique(some)
+            if len(values) > most:
+                values = np.unique(np.quantile(some, np.linspace(0, 1, most), method="lower"))
+            edges.append(values[:-1])
+            bins[:, column] = np.searchsorted(values[:-1], scores[:, column])
+        return cls(bins, edges)
+
+    def thresholds(self, feature: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+        """The scores that split as these thresholds do between bins; float64."""
+        made = np.zeros(len(feature))
+        for node in np.flatnonzero(feature >= 0):
+            made[node] = self.edges[feature[node]][int(threshold[node])]
+        return made
+
+
 def grow(
-    scores: np.ndarray, cells: np.ndarray, shape: np.ndarray, growth: Growth, seed: int
+    scores: Binned, cells: np.ndarray, shape: np.ndarray, growth: Growth, seed: int
 ) -> Branches:
-    """A tree for ``cells`` (N,) by ``scores`` (N, D), shaped by the rows ``shape``.
+    """A tree for ``cells`` (N,) by ``scores``, shaped by the rows ``shape``.
 
     The other rows prune it; where there are none, it stays as it has grown.
     """
-    rows = len(scores)
+    bins = scores.bins
+    rows = len(bins)
     others = np.setdiff1d(np.arange(rows), shape, assume_unique=True)
     leaf = min(growth.min_leaf, _SHAPE_LEAF) if len(others) else growth.min_leaf
     members = others if len(others) and not growth.all_members else np.arange(rows)
@@ -184,13 +223,14 @@ def grow(
         if len(others)
         else DecisionTreeRegressor(min_samples_leaf=leaf, random_state=seed)
     )
-    model.fit(scores[shape], cells[shape])
-    home = model.apply(scores)
+    model.fit(bins[shape], cells[shape])
+    home = model.apply(bins)
     tree = model.tree_
     top = np.arange(tree.node_count)
     if len(others):
         top = pruned(tree, counts(home[others], cells[others], tree.node_count), growth)
-    return cut_back(tree, top, members, home[members])
+    branches = cut_back(tree, top, members, home[members])
+    return replace(branches, threshold=scores.thresholds(branches.feature, branches.threshold))
 
 
 def counts(home: np.ndarray, cells: np.ndarray, nodes: int) -> np.ndarray:

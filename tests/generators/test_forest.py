@@ -216,13 +216,25 @@ def test_splits_on_noise_are_pruned_and_splits_that_tell_stay(price: float) -> N
     scores = rng.normal(size=(4000, 3)).astype(np.float32)
     shape = np.arange(2000)
     growth = module.Growth(min_leaf=20, price=price)
-    noise = module.grow(scores, rng.integers(0, 3, 4000).astype(np.int32), shape, growth, 0)
+    binned = module.Binned.of(scores)
+    noise = module.grow(binned, rng.integers(0, 3, 4000).astype(np.int32), shape, growth, 0)
     assert (noise.feature < 0).sum() <= 3
     telling = (scores[:, 1] > 0.5).astype(np.int32)
-    tree = module.grow(scores, telling, shape, growth, 0)
+    tree = module.grow(binned, telling, shape, growth, 0)
     assert (tree.feature < 0).sum() == 2
     assert tree.feature[0] == 1
-    assert tree.threshold[0] == pytest.approx(0.5, abs=0.01)
+    assert tree.threshold[0] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("distinct", [3, 100, 4000])
+def test_bins_split_as_their_edges_do(distinct: int) -> None:
+    rng = np.random.default_rng(0)
+    scores = (rng.integers(0, distinct, (4000, 1)) / distinct).astype(np.float32)
+    binned = module.Binned.of(scores)
+    last = len(binned.edges[0]) - 1
+    for edge in (0, last // 2, last):
+        [threshold] = binned.thresholds(np.array([0]), np.array([edge + 0.5]))
+        assert ((binned.bins[:, 0] <= edge + 0.5) == (scores[:, 0] <= threshold)).all()
 
 
 def test_levels_stand_in_the_order_that_tells_the_target() -> None:
