@@ -105,7 +105,7 @@ class Forest(Generator):
 
     trees: int = 12
     min_leaf: int = 40
-    privacy: float = 0.0
+    privacy: float = 0.25
     subsample: float = 0.5
     honest: bool = True
     max_predictors: int = 32
