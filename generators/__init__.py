@@ -11,6 +11,7 @@ from .schema import TableSchema as TableSchema
 GENERATORS: Registry[Generator] = Registry(
     "generator",
     {
+        "autoregressive": "generators.tabular.autoregressive:Autoregressive",
         "ctgan": "generators.tabular.ctgan:CTGAN",
         "diffusion": "generators.image.diffusion:Diffusion",
         "forest": "generators.tabular.forest:Forest",

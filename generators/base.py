@@ -319,6 +319,18 @@ class Resumable(Generator):
             self.checkpoint = None
 
 
+class Density(ABC):
+    """A family that says how likely a row is."""
+
+    @abstractmethod
+    def log_density(self, data: pd.DataFrame) -> np.ndarray:
+        """The log of the model's density of each row, nats, float64, shape (N,).
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+        """
+
+
 def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - a type or a form of typing
     """Whether a JSON-able value is of this type."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)

@@ -144,6 +144,7 @@ def run_steps(
     log_every: int = 50,
     checkpoint: Checkpoint | None = None,
     parts: Parts | None = None,
+    enough: Callable[[], bool] | None = None,
 ) -> list[tuple[int, float]]:
     """Call ``step(0) .. step(total - 1)`` and give the losses that were read.
 
@@ -161,6 +162,7 @@ def run_steps(
         log_every: steps between two readings of the loss.
         checkpoint: where to keep the state.
         parts: all that ``step`` changes, by name: modules, optimisers, averages, torch generators.
+        enough: asked after each step whether to stop early; its answer must follow from ``parts``.
 
     Returns:
         Pairs (steps done, loss).
@@ -177,6 +179,9 @@ def run_steps(
     loss = history[-1][1] if history else None
     with _deferred_signals(active=checkpoint is not None) as stop:
         for index in range(first, total):
+            if enough is not None and enough():
+                progress(Progress(phase, index, index, time.monotonic() - started, loss, first))
+                break
             tensor = step(index)
             done = index + 1
             if done % log_every == 0 or done == total:
@@ -276,6 +281,60 @@ def steps_for_minutes(
         float(step(3 + done).detach())
         done += 1
     return max(1, int(60.0 * minutes * done / (time.monotonic() - started)))
+
+
+def planned_steps(
+    step: Callable[[int], torch.Tensor],
+    total: int,
+    max_minutes: float | None,
+    checkpoint: Checkpoint | None,
+) -> int:
+    """``total``, or fewer where ``max_minutes`` says so; what an earlier run began stands.
+
+    Args:
+        step: of a training that is thrown away, for the clock.
+        total: the steps that are wanted.
+        max_minutes: the time to stay within, or None.
+        checkpoint: of the earlier run, if any.
+    """
+    found = checkpoint.facts() if checkpoint is not None else None
+    if found is not None:
+        return int(found["total"])
+    if max_minutes is None:
+        return total
+    seconds = min(3.0, 6.0 * max_minutes)
+    return min(total, steps_for_minutes(step, max_minutes, seconds=seconds))
+
+
+class BestSoFar:
+    """The weights of the evaluation with the lowest loss, and how many have passed since.
+
+    Attributes:
+        module: the best weights so far.
+        loss: their loss.
+        waited: evaluations since then.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.loss = math.inf
+        self.waited = 0
+
+    def take(self, module: nn.Module, loss: float) -> None:
+        """Take note of ``module``, whose loss is ``loss``; the first counts, whatever its loss."""
+        self.waited += 1
+        if loss < self.loss:
+            self.module.load_state_dict(module.state_dict())
+            self.loss, self.waited = loss, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        return {"module": self.module.state_dict(), "loss": str(self.loss), "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of ``state_dict``."""
+        self.module.load_state_dict(state_dict["module"])
+        self.loss, self.waited = float(state_dict["loss"]), int(state_dict["waited"])
 
 
 class EMA:

@@ -24,9 +24,9 @@ from ..training import (
     build,
     load_module_arrays,
     module_arrays,
+    planned_steps,
     resolve_device,
     run_steps,
-    steps_for_minutes,
     torch_generator,
 )
 from .modes import Spans, TableTokens
@@ -162,16 +162,9 @@ class NeuralTable(Resumable):
         return self._training(table)
 
     def _total_steps(self, table: ResidentTable) -> int:
-        """All epochs, or fewer where ``max_minutes`` says so; what an earlier run began stands."""
-        found = self.checkpoint.facts() if self.checkpoint is not None else None
-        if found is not None:
-            return int(found["total"])
         trial = self._begin(table)
         total = self.epochs * trial.steps
-        if self.max_minutes is None:
-            return total
-        seconds = min(3.0, 6.0 * self.max_minutes)
-        return min(total, steps_for_minutes(trial.step, self.max_minutes, seconds=seconds))
+        return planned_steps(trial.step, total, self.max_minutes, self.checkpoint)
 
     def _ready_to_sample(self) -> None:
         self.network_ = self.network_.to("cpu").eval().requires_grad_(False)

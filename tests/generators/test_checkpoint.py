@@ -22,6 +22,7 @@ from generators.training import EMA, run_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = {
+    "autoregressive": {"epochs": 30, "width": 8, "lr": 1e-3},
     "ctgan": {"epochs": 40, "batch_size": 50, "generator_dim": [16], "discriminator_dim": [16]},
     "tvae": {"epochs": 60, "batch_size": 50, "compress_dims": [16], "decompress_dims": [16]},
     "diffusion": {"steps": 120, "batch_size": 16, "width": 8, "depth": 1},
@@ -45,7 +46,7 @@ def data_of(name: str) -> tuple[object, object]:
         pixels = rng.integers(0, 255, (80, 8, 8, 1), dtype=np.uint8)
         images = Images(pixels, rng.integers(0, 2, 80))
         return images, ImageSchema(8, 8, 1, ("a", "b"))
-    frame = pd.DataFrame({"x": rng.normal(size=300), "y": rng.choice(["a", "b", "c"], 300)})
+    frame = pd.DataFrame({"x": rng.normal(size=450), "y": rng.choice(["a", "b", "c"], 450)})
     return frame, TableSchema.infer(frame)
 
 

@@ -23,6 +23,7 @@ from generators.schema import Data, Schema, to_numbers
 
 # As little training as possible: the promises do not depend on quality.
 TINY: dict[str, dict[str, Any]] = {
+    "autoregressive": {"epochs": 1},
     "ctgan": {"epochs": 1},
     "diffusion": {"steps": 20},
     "sdv-copulagan": {"epochs": 1},

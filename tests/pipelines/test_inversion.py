@@ -30,7 +30,7 @@ TINY: dict[str, dict[str, Any]] = {
     "diffusion": {"steps": 5},
     "ctgan": {"epochs": 1},
     "tvae": {"epochs": 1},
-    "autoregressive": {},
+    "autoregressive": {"epochs": 1},
 }
 FAMILIES = [name for name in GENERATORS if GENERATORS[name].persistent]
 TABLES = [name for name in FAMILIES if GENERATORS[name].modality == "table"]

@@ -1,0 +1,271 @@
+"""A table as whole numbers in two levels: coarse tokens first, then fine ones.
+
+Every column gives one or two *sub-columns* of tokens. The first holds the column's codes (levels,
+missing) and, where the column is continuous, coarse cells of its values; the second, fine cells
+within the coarse one, equal in number of training rows (coarse-to-fine tokens: TabCascade,
+arXiv 2601.22816). Within a fine cell values follow the training quantiles, interpolated, on the
+column's grid: every quantile has several rows behind it, but for the bounds of the column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from generators.encoding import ColumnCodec, EncodedTable, TableCodec
+
+_COARSE = 64
+_FINE = 16
+_KNOTS_PER_FINE = 4
+_ROWS_PER_KNOT = 8
+# Added to every interval, so that each is possible.
+_PRIOR_ROWS = 0.5
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a continuous column: runs of intervals between quantiles (knots).
+
+    Interval i reaches from ``knots[i]`` to below ``knots[i + 1]``.
+
+    Attributes:
+        knots: ascending, shape (I + 1,); on the column's grid where it has one, and then the last
+            is one step above the greatest value.
+        cumulative: training rows in the intervals before each knot, shape (I + 1,); ties make
+            intervals unequal.
+        per_fine: intervals in a fine cell.
+        fine: fine cells in a coarse one.
+        step: of the column's grid, or None.
+    """
+
+    knots: np.ndarray
+    cumulative: np.ndarray
+    per_fine: int
+    fine: int
+    step: float | None
+
+    @classmethod
+    def of(cls, codec: ColumnCodec, values: np.ndarray) -> Self:
+        """Cells for these finite training values."""
+        wanted = max(4, min(_COARSE * _FINE * _KNOTS_PER_FINE, len(values) // _ROWS_PER_KNOT))
+        quantiles = np.quantile(values, np.linspace(0, 1, wanted + 1))
+        knots = np.unique(codec.snap(quantiles))
+        step = codec.column.step
+        if step is not None:
+            knots = np.append(knots, knots[-1] + step)
+        elif len(knots) == 1:
+            knots = np.append(knots, knots)
+        intervals = len(knots) - 1
+        rows = np.histogram(values, knots)[0] + _PRIOR_ROWS
+        per_coarse = -(-intervals // min(_COARSE, max(2, intervals // 4)))
+        fine = min(_FINE, per_coarse)
+        per_fine = -(-per_coarse // fine)
+        cumulative = np.concatenate([[0.0], np.cumsum(rows)])
+        return cls(knots, cumulative, per_fine, -(-per_coarse // per_fine), step)
+
+    @property
+    def intervals(self) -> int:
+        """I, the number of intervals."""
+        return len(self.knots) - 1
+
+    @property
+    def coarse(self) -> int:
+        """The number of coarse cells."""
+        return -(-self.intervals // (self.per_fine * self.fine))
+
+    def interval(self, values: np.ndarray) -> np.ndarray:
+        """The interval (int64) that holds each value; those outside go to the nearest."""
+        found = np.searchsorted(self.knots, values, side="right") - 1
+        inside: np.ndarray = np.clip(found, 0, self.intervals - 1)
+        return inside
+
+    def bounds(self, coarse: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First interval of each cell, and the first after it."""
+        first = (coarse * self.fine + fine) * self.per_fine
+        return first, np.minimum(first + self.per_fine, self.intervals)
+
+    def draw(self, coarse: np.ndarray, fine: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A value (float64) within each cell."""
+        first, after = self.bounds(coarse, fine)
+        low, high = self.cumulative[first], self.cumulative[after]
+        row = low + rng.random(len(first)) * (high - low)
+        interval = np.searchsorted(self.cumulative, row, side="right") - 1
+        interval = np.clip(interval, first, after - 1)
+        low, width = self.knots[interval], self._widths()[interval]
+        share = rng.random(len(first)) * width
+        values: np.ndarray = low + (share if self.step is None else np.floor(share) * self.step)
+        return values
+
+    def log_density(self, values: np.ndarray) -> np.ndarray:
+        """Log of each value's density in its fine cell; its probability where there is a grid."""
+        interval = self.interval(values)
+        first = interval // self.per_fine * self.per_fine
+        after = np.minimum(first + self.per_fine, self.intervals)
+        rows = self.cumulative[interval + 1] - self.cumulative[interval]
+        share = rows / (self.cumulative[after] - self.cumulative[first])
+        density: np.ndarray = np.log(share) - np.log(self._widths()[interval])
+        return density
+
+    def _widths(self) -> np.ndarray:
+        """The width of each interval, in steps where there is a grid."""
+        widths = np.diff(self.knots)
+        if self.step is not None:
+            widths = np.maximum(np.round(widths / self.step), 1)
+        smallest: np.ndarray = np.maximum(widths, np.finfo(float).tiny)
+        return smallest
+
+
+@dataclass(frozen=True)
+class SubColumn:
+    """One column of tokens.
+
+    Attributes:
+        column: position of the modelled column that it belongs to.
+        size: number of tokens.
+        fine: whether it refines the sub-column before it.
+    """
+
+    column: int
+    size: int
+    fine: bool
+
+
+@dataclass(frozen=True)
+class TwoLevelTokens:
+    """The sub-columns of a table, and the way there and back.
+
+    Attributes:
+        codec: of the table.
+        cells: of the continuous columns, None for the others.
+        subcolumns: in the schema's order, a fine one after its coarse one.
+    """
+
+    codec: TableCodec
+    cells: tuple[Cells | None, ...]
+    subcolumns: tuple[SubColumn, ...]
+
+    @classmethod
+    def fit(cls, codec: TableCodec, encoded: EncodedTable) -> Self:
+        """The tokens of this training table."""
+        made: list[Cells | None] = []
+        for position, column in enumerate(codec.columns):
+            values = encoded.values[:, position]
+            values = values[np.isfinite(values)]
+            made.append(Cells.of(column, values) if len(values) else None)
+        return cls(codec, tuple(made), tuple(_subcolumns(codec, made)))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of tokens of each sub-column."""
+        return [sub.size for sub in self.subcolumns]
+
+    def first_of(self, column: int) -> int:
+        """The first sub-column of a modelled column."""
+        return next(at for at, sub in enumerate(self.subcolumns) if sub.column == column)
+
+    def encode(self, encoded: EncodedTable) -> np.ndarray:
+        """Tokens, int64, shape (N, S); -1 where a category is unknown."""
+        tokens = np.empty((len(encoded), len(self.subcolumns)), np.int64)
+        for at, sub in enumerate(self.subcolumns):
+            codes = encoded.codes[:, sub.column]
+            values = encoded.values[:, sub.column]
+            cells = self.cells[sub.column]
+            tokens[:, at] = codes
+            if cells is None:
+                continue
+            between = np.isfinite(values)
+            fine_cell = cells.interval(values[between]) // cells.per_fine
+            if sub.fine:
+                tokens[:, at] = cells.fine
+                tokens[between, at] = fine_cell % cells.fine
+            else:
+                tokens[between, at] = self._first(sub.column) + fine_cell // cells.fine
+        return tokens
+
+    def decode(self, tokens: np.ndarray, rng: np.random.Generator) -> EncodedTable:
+        """Codes and values of tokens; values are drawn within their cells."""
+        shape = (len(tokens), len(self.cells))
+        codes, values = np.empty(shape, np.int32), np.full(shape, np.nan)
+        for column, cells in enumerate(self.cells):
+            at = self.first_of(column)
+            codes[:, column] = tokens[:, at]
+            if cells is None:
+                continue
+            between = np.flatnonzero(tokens[:, at] >= self._first(column))
+            codes[between, column] = self.codec.columns[column].continuous_code
+            coarse = tokens[between, at] - self._first(column)
+            fine = tokens[between, at + 1] if cells.fine > 1 else np.zeros(len(between), np.int64)
+            values[between, column] = cells.draw(coarse, fine, rng)
+        return EncodedTable(codes, values)
+
+    def log_density(self, encoded: EncodedTable) -> np.ndarray:
+        """What the values add to the log-likelihood of the tokens; nats, shape (N,)."""
+        total = np.zeros(len(encoded))
+        for column, cells in enumerate(self.cells):
+            if cells is not None:
+                between = np.isfinite(encoded.values[:, column])
+                total[between] += cells.log_density(encoded.values[between, column])
+        return total
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The intervals, for saving."""
+        made: dict[str, np.ndarray] = {}
+        for column, cells in enumerate(self.cells):
+            if cells is not None:
+                made[f"{column}.knots"] = cells.knots
+                made[f"{column}.cumulative"] = cells.cumulative
+        return made
+
+    def to_json(self) -> list[list[int] | None]:
+        """The rest of the cells, for saving; ``restore`` is the inverse."""
+        return [[cells.per_fine, cells.fine] if cells else None for cells in self.cells]
+
+    @classmethod
+    def restore(cls, codec: TableCodec, arrays: dict[str, np.ndarray], raw: list[Any]) -> Self:
+        """The tokens that ``arrays`` and ``to_json`` wrote."""
+        made = [
+            Cells(
+                knots=arrays[f"{column}.knots"],
+                cumulative=arrays[f"{column}.cumulative"],
+                per_fine=pair[0],
+                fine=pair[1],
+                step=codec.columns[column].column.step,
+            )
+            if pair is not None
+            else None
+            for column, pair in enumerate(raw)
+        ]
+        return cls(codec, tuple(made), tuple(_subcolumns(codec, made)))
+
+    def possible(self, at: int, before: np.ndarray) -> np.ndarray:
+        """Which tokens of fine sub-column ``at`` go with the coarse tokens ``before`` them.
+
+        Gives bool, shape (N, size): the cells of that coarse cell, or, where ``before`` is a code,
+        the last token alone, which stands for no cell.
+        """
+        sub = self.subcolumns[at]
+        cells = self.cells[sub.column]
+        assert cells is not None
+        first = self._first(sub.column)
+        in_last = -(-cells.intervals // cells.per_fine) - (cells.coarse - 1) * cells.fine
+        room = np.where(before == first + cells.coarse - 1, in_last, cells.fine)
+        token = np.arange(sub.size)
+        continuous = (before >= first)[:, None]
+        allowed: np.ndarray = np.where(continuous, token < room[:, None], token == cells.fine)
+        return allowed
+
+    def _first(self, column: int) -> int:
+        """The first token that means a continuous value."""
+        return self.codec.columns[column].size - 1
+
+
+def _subcolumns(codec: TableCodec, made: list[Cells | None]) -> list[SubColumn]:
+    subs = []
+    for position, (column, cells) in enumerate(zip(codec.columns, made, strict=True)):
+        size = column.size if cells is None else column.size - 1 + cells.coarse
+        subs.append(SubColumn(position, size, fine=False))
+        if cells is not None and cells.fine > 1:
+            subs.append(SubColumn(position, cells.fine + 1, fine=True))
+    return subs
