@@ -6,6 +6,7 @@ Error tree::
     ├── DataError (ValueError)          the data breaks a requirement
     │   └── SchemaError                 the data and the schema disagree
     ├── ParameterError (ValueError)     a hyper-parameter or an argument is out of range
+    ├── NoSupport (ValueError)          no row of the model can fulfil the conditions
     ├── NotFittedError (RuntimeError)   sample or save before fit
     ├── CheckpointError (RuntimeError)  a saved model cannot be written or read
     └── TrainingError (RuntimeError)    training diverged and could not be rolled back
@@ -23,7 +24,7 @@ import importlib
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -35,6 +36,8 @@ from .schema import Data, Images, ImageSchema, Schema, TableSchema
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
+    from .conditions import Cells, Conditions
+    from .encoding import EncodedTable, TableCodec
 
 T = TypeVar("T")
 Modality = Literal["table", "image"]
@@ -54,6 +57,10 @@ class SchemaError(DataError):
 
 class ParameterError(LikenessError, ValueError):
     """A hyper-parameter or an argument is out of range or unknown."""
+
+
+class NoSupport(LikenessError, ValueError):
+    """No row of the model can fulfil the conditions; the message says which condition."""
 
 
 class NotFittedError(LikenessError, RuntimeError):
@@ -328,6 +335,117 @@ class Density(ABC):
 
         Raises:
             NotFittedError: before ``fit`` or ``load``.
+        """
+
+
+class Conditional(Generator):
+    """A table family that samples under conditions and completes given rows.
+
+    A family sets ``codec_`` when it is fitted or restored, and implements ``_sample_block_where``
+    and ``_fill_block``.
+
+    Attributes:
+        codec_: how the family sees a table.
+    """
+
+    codec_: TableCodec
+
+    def sample_where(
+        self,
+        conditions: Conditions | Iterable[str],
+        n: int,
+        *,
+        seed: int,
+        progress: OnProgress | None = None,
+    ) -> Data:
+        """Exactly ``n`` new rows that all fulfil every condition.
+
+        They are in the schema's order and dtypes, and depend on model, conditions and seed alone.
+
+        Args:
+            conditions: as text (see ``generators.conditions``) or parsed; none allow every row.
+            n: number of rows.
+            seed: of the sample.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            ParameterError: a condition is wrong, or ``n`` is negative.
+            NoSupport: no row of the model fulfils the conditions.
+        """
+        from .conditions import Conditions
+
+        self._require_fitted()
+        schema = self.codec_.schema
+        if not isinstance(conditions, Conditions):
+            conditions = Conditions.parse(conditions, schema)
+        if n < 0:
+            raise ParameterError(f"sample size must be at least 0, got {n}; ask for 0 or more rows")
+        cells = conditions.cells(self.codec_)
+        parts: list[Data] = []
+        for block in self.blocks(n, seed):
+            if cells:
+                encoded = self._sample_block_where(block, cells, conditions)
+                parts.append(self.codec_.decode(encoded, first_row=block.start))
+            else:
+                parts.append(self._sample_block(block))
+            if progress is not None:
+                progress(Progress("sample", block.start + block.size, n, 0.0))
+        return _concatenate(parts, schema)
+
+    def fill(
+        self, frame: pd.DataFrame, *, seed: int, progress: OnProgress | None = None
+    ) -> pd.DataFrame:
+        """``frame`` completed: its missing cells and the columns it does not have.
+
+        What is given stays as it is and decides, together with the model, what is drawn. A missing
+        cell of a given column gets a value; a column that is not given is drawn as in the real
+        data, missing cells included. Ids and texts become surrogates.
+
+        Args:
+            frame: some of the schema's columns, in any order; not modified.
+            seed: of what is drawn.
+            progress: called now and then with a ``Progress``.
+
+        Returns:
+            The rows of ``frame`` in their order; columns and dtypes are the schema's.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            SchemaError: an unknown column, or cells of another type than the column's.
+            DataError: categories that the model does not know.
+        """
+        from .completion import Completion
+
+        self._require_fitted()
+        whole = Completion.of(frame, self.codec_)
+        for block in self.blocks(len(frame), seed):
+            rows = slice(block.start, block.start + block.size)
+            encoded, given = whole.encoded.take(rows), whole.given[rows]
+            if not given.all():
+                whole.put(rows, self._fill_block(block, encoded, given, whole.present))
+            if progress is not None:
+                progress(Progress("fill", block.start + block.size, len(frame), 0.0))
+        return whole.decode()
+
+    @abstractmethod
+    def _sample_block_where(
+        self, block: Block, cells: Mapping[int, Cells], conditions: Conditions
+    ) -> EncodedTable:
+        """``block.size`` rows within ``cells`` (by position in ``codec_``).
+
+        They depend on the model, ``cells`` and ``block.seed`` alone. ``conditions`` is for
+        ``conditions.unsupported``, which makes the NoSupport to raise.
+        """
+
+    @abstractmethod
+    def _fill_block(
+        self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray
+    ) -> EncodedTable:
+        """``encoded`` with other cells where ``given`` (bool, shape (N, D)) is False.
+
+        The cells there are arbitrary before. A column where ``present`` (bool, shape (D,)) is True
+        must not be left missing, unless all it can be is missing.
         """
 
 

@@ -197,6 +197,10 @@ class EncodedTable:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def take(self, rows: np.ndarray | slice) -> EncodedTable:
+        """These rows."""
+        return EncodedTable(self.codes[rows], self.values[rows])
+
 
 @dataclass(frozen=True)
 class TableCodec:
