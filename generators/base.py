@@ -37,7 +37,7 @@ from .schema import Data, Images, ImageSchema, Schema, TableSchema
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .conditions import Cells, Conditions
-    from .encoding import EncodedTable, TableCodec
+    from .encoding import EncodedTable
 
 T = TypeVar("T")
 Modality = Literal["table", "image"]
@@ -345,10 +345,10 @@ class Conditional(Generator):
     and ``_fill_block``.
 
     Attributes:
-        codec_: how the family sees a table.
+        codec_: the TableCodec by which the family sees a table.
     """
 
-    codec_: TableCodec
+    codec_: Any
 
     def sample_where(
         self,
@@ -376,7 +376,7 @@ class Conditional(Generator):
         from .conditions import Conditions
 
         self._require_fitted()
-        schema = self.codec_.schema
+        schema: TableSchema = self.codec_.schema
         if not isinstance(conditions, Conditions):
             conditions = Conditions.parse(conditions, schema)
         if n < 0:

@@ -104,7 +104,10 @@ def _typed(series: pd.Series, column: Column) -> pd.Series:
             return typed
     except (ValueError, TypeError, OverflowError):
         raise failed from None
-    return series
+    named = {str(level).lower(): level for level in column.levels if not isinstance(level, str)}
+    if not named or series.dtype != object:
+        return series
+    return series.map(lambda cell: named.get(cell.lower(), cell) if isinstance(cell, str) else cell)
 
 
 def _moments(series: pd.Series, aware: bool) -> pd.Series:

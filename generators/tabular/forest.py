@@ -36,10 +36,10 @@ from generators.base import (
 )
 from generators.encoding import EncodedTable, TableCodec
 from generators.schema import Data, TableSchema
-from generators.tabular.independent import (
+from generators.tabular.independent import learnable
+from generators.tabular.leaves import (
     Support,
     draw_cells,
-    learnable,
     restore_supports,
     supports,
     supports_state,

@@ -1,146 +1,28 @@
-"""Independent columns: the floor that every other table generator must beat.
-
-Also the ground the forest stands on: columns as tokens, and draws from a group of training rows
-(a leaf; here the whole table) that smooth values which would identify a row.
-"""
+"""Independent columns: the floor that every other table generator must beat."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from generators.base import Block, DataError, Generator, Modality, OnProgress, Progress
-from generators.encoding import ColumnCodec, EncodedTable, TableCodec
+from generators.base import Block, Conditional, DataError, Modality, OnProgress, Progress
+from generators.conditions import Cells, Conditions
+from generators.encoding import EncodedTable, TableCodec
 from generators.schema import TableSchema
-
-# A value that this many training rows share identifies none of them and is emitted as it is.
-_SHARED = 5
-
-
-@dataclass(frozen=True)
-class Support:
-    """One column's tokens: its codes, where every distinct continuous value is a code of its own.
-
-    Tokens below ``codec.size - codec.continuous`` are codes; above, token ``first + i`` means the
-    continuous value ``values[i]``.
-
-    Attributes:
-        codec: the column's codec.
-        values: distinct continuous training values, ascending; shape (R,).
-        shared: whether the value may be emitted unchanged, because many rows share it or it is a
-            bound of the column; shape (R,).
-    """
-
-    codec: ColumnCodec
-    values: np.ndarray
-    shared: np.ndarray
-
-    @property
-    def first(self) -> int:
-        """The first token that means a continuous value."""
-        return self.codec.size - int(self.codec.continuous)
-
-    @classmethod
-    def of(cls, codec: ColumnCodec, values: np.ndarray) -> Self:
-        """The support of a training column with these continuous ``values`` (NaN elsewhere)."""
-        present = codec.snap(values[np.isfinite(values)])
-        distinct, counts = np.unique(present, return_counts=True)
-        shared = counts >= _SHARED
-        # The ends are the column's bounds, and drawn values should reach them.
-        shared[:1] = shared[-1:] = True
-        return cls(codec, distinct, shared)
-
-    def tokens(self, codes: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Tokens (int32, shape (N,)) of training codes and values."""
-        tokens = codes.astype(np.int32)
-        between = np.isfinite(values)
-        at = np.searchsorted(self.values, self.codec.snap(values[between]))
-        tokens[between] = self.first + at
-        return tokens
-
-
-@dataclass(frozen=True)
-class Leaves:
-    """Groups of training rows, each as its distinct tokens in ascending order with their weights.
-
-    Group g holds ``tokens[start[g]:start[g + 1]]``; token p stands for
-    ``cumulative[p + 1] - cumulative[p]`` rows.
-    """
-
-    start: np.ndarray
-    tokens: np.ndarray
-    cumulative: np.ndarray
-
-    @classmethod
-    def build(cls, group: np.ndarray, tokens: np.ndarray, n_groups: int) -> Self:
-        """Groups 0 .. ``n_groups - 1`` (none empty) of members with these ``tokens``."""
-        key = group.astype(np.int64) << 32 | tokens
-        distinct, counts = np.unique(key, return_counts=True)
-        start = np.searchsorted(distinct, np.arange(n_groups + 1, dtype=np.int64) << 32)
-        cumulative = np.concatenate([[0], np.cumsum(counts)])
-        return cls(start.astype(np.int64), (distinct & 0xFFFFFFFF).astype(np.int32), cumulative)
-
-    def draw(self, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """For each entry of ``group`` the position of a member drawn with its weight."""
-        low = self.cumulative[self.start[group]]
-        high = self.cumulative[self.start[group + 1]]
-        member = low + (rng.random(len(group)) * (high - low)).astype(np.int64)
-        found: np.ndarray = np.searchsorted(self.cumulative, member, side="right") - 1
-        return found
-
-    def cells(
-        self, group: np.ndarray, position: np.ndarray, first: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The stretch of continuous tokens that each drawn member stands for.
-
-        It reaches half-way to the member's distinct neighbours in the group. A lone member reaches
-        one token to either side, so that it is not copied.
-        """
-        token = self.tokens[position].astype(np.float64)
-        last = len(self.tokens) - 1
-        left = self.tokens[np.maximum(position - 1, 0)]
-        right = self.tokens[np.minimum(position + 1, last)]
-        has_left = (position > self.start[group]) & (left >= first)
-        has_right = position + 1 < self.start[group + 1]
-        lone = ~has_left & ~has_right
-        low = np.where(has_left, (token + left) / 2, token - lone)
-        high = np.where(has_right, (token + right) / 2, token + lone)
-        return low, high
-
-
-def draw_cells(
-    support: Support,
-    leaves: Leaves,
-    group: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    smooth: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and values, one for each entry of ``group``, drawn from the members of that group.
-
-    A continuous value is interpolated between the order statistics of the group's distinct values
-    along the column's empirical quantile function, then snapped to the column's grid; so gaps of
-    the column stay empty. With ``smooth`` off it is copied.
-    """
-    position = leaves.draw(group, rng)
-    token = leaves.tokens[position]
-    codes = np.minimum(token, support.first).astype(np.int32)
-    values = np.full(len(group), np.nan)
-    between = np.flatnonzero(token >= support.first)
-    if not support.codec.continuous or len(between) == 0:
-        return codes, values
-    at = (token[between] - support.first).astype(np.float64)
-    if smooth:
-        low, high = leaves.cells(group[between], position[between], support.first)
-        drawn = low + rng.random(len(between)) * (high - low) - support.first
-        at = np.where(support.shared[at.astype(np.int64)], at, drawn)
-    index = np.arange(len(support.values), dtype=np.float64)
-    values[between] = support.codec.snap(np.interp(at, index, support.values))
-    return codes, values
+from generators.tabular.leaves import (
+    Leaves,
+    Support,
+    draw_cells,
+    restore_supports,
+    supports,
+    supports_state,
+)
+from generators.tabular.restricted import RestrictedLeaves, without_missing
 
 
 def learnable(data: pd.DataFrame, schema: TableSchema) -> tuple[TableCodec, EncodedTable]:
@@ -158,33 +40,8 @@ def learnable(data: pd.DataFrame, schema: TableSchema) -> tuple[TableCodec, Enco
     return codec, codec.encode(data)
 
 
-def supports(codec: TableCodec, encoded: EncodedTable) -> list[Support]:
-    """The support of every modelled column."""
-    return [
-        Support.of(column, encoded.values[:, position])
-        for position, column in enumerate(codec.columns)
-    ]
-
-
-def supports_state(columns: list[Support]) -> dict[str, np.ndarray]:
-    """Arrays of the supports for saving; ``restore_supports`` is the inverse."""
-    arrays: dict[str, np.ndarray] = {}
-    for position, support in enumerate(columns):
-        arrays[f"{position}.values"] = support.values
-        arrays[f"{position}.shared"] = support.shared
-    return arrays
-
-
-def restore_supports(codec: TableCodec, arrays: dict[str, np.ndarray]) -> list[Support]:
-    """The supports that ``supports_state`` wrote."""
-    return [
-        Support(column, arrays[f"{position}.values"], arrays[f"{position}.shared"])
-        for position, column in enumerate(codec.columns)
-    ]
-
-
 @dataclass(kw_only=True)
-class Independent(Generator):
+class Independent(Conditional):
     """Every column from its own marginal, as if columns had nothing to do with each other.
 
     Codes follow their empirical frequencies, continuous values the interpolated empirical
@@ -198,7 +55,7 @@ class Independent(Generator):
     def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
         begin = time.perf_counter()
         self.codec_, encoded = learnable(data, schema)
-        self.supports_ = supports(self.codec_, encoded)
+        self.supports_: list[Support] = supports(self.codec_, encoded)
         self.leaves_: list[Leaves] = []
         everyone = np.zeros(len(encoded), dtype=np.int64)
         for position, support in enumerate(self.supports_):
@@ -208,15 +65,45 @@ class Independent(Generator):
             progress(Progress("fit", position + 1, len(self.supports_), seconds))
 
     def _sample_block(self, block: Block) -> pd.DataFrame:
+        drawn: pd.DataFrame = self.codec_.decode(self._draw(block, {}), first_row=block.start)
+        return drawn
+
+    def _sample_block_where(
+        self, block: Block, cells: Mapping[int, Cells], conditions: Conditions
+    ) -> EncodedTable:
+        restricted = {place: self._restricted(place, cell) for place, cell in cells.items()}
+        empty = [place for place, leaves in restricted.items() if leaves.mass[0] <= 0]
+        if empty:
+            raise conditions.unsupported(self.codec_.columns[p].column.name for p in empty)
+        return self._draw(block, restricted)
+
+    def _fill_block(
+        self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray
+    ) -> EncodedTable:
+        drawn = self._draw(
+            block,
+            {
+                place: self._restricted(place, without_missing(self.supports_[place]))
+                for place in np.flatnonzero(present).tolist()
+            },
+        )
+        codes = np.where(given, encoded.codes, drawn.codes)
+        return EncodedTable(codes, np.where(given, encoded.values, drawn.values))
+
+    def _restricted(self, place: int, cells: Cells) -> RestrictedLeaves:
+        return RestrictedLeaves.of(self.supports_[place], self.leaves_[place], cells)
+
+    def _draw(self, block: Block, restricted: Mapping[int, RestrictedLeaves]) -> EncodedTable:
         rng = block.rng()
         everyone = np.zeros(block.size, dtype=np.int64)
-        cells = [
-            draw_cells(support, leaves, everyone, rng)
-            for support, leaves in zip(self.supports_, self.leaves_, strict=True)
+        drawn = [
+            restricted[place].draw(everyone, rng)
+            if place in restricted
+            else draw_cells(self.supports_[place], self.leaves_[place], everyone, rng)
+            for place in range(len(self.supports_))
         ]
-        codes = np.column_stack([codes for codes, _ in cells])
-        values = np.column_stack([values for _, values in cells])
-        return self.codec_.decode(EncodedTable(codes, values), first_row=block.start)
+        codes = np.column_stack([codes for codes, _ in drawn])
+        return EncodedTable(codes, np.column_stack([values for _, values in drawn]))
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = supports_state(self.supports_)

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.tree._tree import Tree
 
-from generators.tabular.independent import Leaves
+from generators.tabular.leaves import Leaves
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 

@@ -21,7 +21,8 @@ from generators.base import DataError, ParameterError
 from generators.encoding import EncodedTable, TableCodec
 from generators.tabular import trees as module
 from generators.tabular.forest import Forest
-from generators.tabular.independent import Independent, Leaves
+from generators.tabular.independent import Independent
+from generators.tabular.leaves import Leaves
 from generators.tabular.ordering import mutual_information, telling_scale
 from generators.tabular.verbatim import copy_profile, row_hashes
 
