@@ -15,18 +15,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from generators.base import (
     Block,
-    Generator,
+    Conditional,
     Modality,
     OnProgress,
     ParameterError,
@@ -34,12 +34,12 @@ from generators.base import (
     SchemaError,
     derive_seed,
 )
+from generators.conditions import Cells, Conditions
 from generators.encoding import EncodedTable, TableCodec
 from generators.schema import Data, TableSchema
 from generators.tabular.independent import learnable
 from generators.tabular.leaves import (
     Support,
-    draw_cells,
     restore_supports,
     supports,
     supports_state,
@@ -53,6 +53,7 @@ from generators.tabular.ordering import (
     scales,
     telling_scale,
 )
+from generators.tabular.particles import Chain, ConditionalChain, complete
 from generators.tabular.trees import (
     BINS,
     Arrays,
@@ -84,9 +85,11 @@ _PROBE_FOLDS = 5
 _MIN_SUPPORT = 5
 _PROBE_ROWS = 1000
 
+_Draw: TypeAlias = Callable[[int, np.random.Generator], EncodedTable]
+
 
 @dataclass(kw_only=True)
-class Forest(Generator):
+class Forest(Conditional):
     """Bagged sequential CART with honest leaves.
 
     Attributes:
@@ -132,6 +135,7 @@ class Forest(Generator):
 
     def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
         begin = time.perf_counter()
+        self.under_: tuple[object, ConditionalChain] | None = None
         self.codec_, encoded = learnable(data, schema)
         self.supports_ = supports(self.codec_, encoded)
         information = mutual_information(encoded, self.codec_, self.seed)
@@ -218,23 +222,51 @@ class Forest(Generator):
         rng = block.rng()
         encoded = self._draw(block.size, rng)
         if self.verbatim_guard:
-            self._redraw_copies(encoded, rng)
-        return self.codec_.decode(encoded, first_row=block.start)
+            self._redraw_copies(encoded, self._draw, rng)
+        frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
+        return frame
 
-    def _draw(self, size: int, rng: np.random.Generator) -> EncodedTable:
-        shape = (size, len(self.supports_))
-        codes, values = np.empty(shape, np.int32), np.empty(shape, np.float64)
-        encoded = EncodedTable(codes, values)
-        for column in self.order_:
-            trees = self.trees_[column]
-            scores = self.predictors_[column](encoded)
-            leaf = trees.apply(scores, rng.integers(len(trees.roots), size=size))
-            support = self.supports_[column]
-            drawn = draw_cells(support, trees.leaves, leaf, rng, smooth=self.smooth)
-            codes[:, column], values[:, column] = drawn
+    def _sample_block_where(
+        self, block: Block, cells: Mapping[int, Cells], conditions: Conditions
+    ) -> EncodedTable:
+        rng = block.rng()
+        rows = self._under(cells)
+        names = [self.codec_.columns[column].column.name for column in rows.impossible() or cells]
+
+        def draw(size: int, rng: np.random.Generator) -> EncodedTable:
+            drawn = None if rows.impossible() else rows.draw(size, rng)
+            if drawn is None:
+                raise conditions.unsupported(names)
+            return drawn
+
+        encoded = draw(block.size, rng)
+        if self.verbatim_guard:
+            self._redraw_copies(encoded, draw, rng)
         return encoded
 
-    def _redraw_copies(self, encoded: EncodedTable, rng: np.random.Generator) -> None:
+    def _under(self, cells: Mapping[int, Cells]) -> ConditionalChain:
+        """The columns under conditions; kept, since all blocks of a sample share it."""
+        key = tuple((c, cell.codes.tobytes(), cell.intervals) for c, cell in cells.items())
+        if self.under_ is None or self.under_[0] != key:
+            seed = derive_seed("forest guides", self.seed)
+            self.under_ = key, ConditionalChain.of(self._chain(), cells, seed)
+        return self.under_[1]
+
+    def _fill_block(
+        self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray
+    ) -> EncodedTable:
+        return complete(self._chain(), encoded, given, present, block.rng())
+
+    def _chain(self) -> Chain:
+        return Chain(self.order_, self.trees_, self.predictors_, self.supports_, self.smooth)
+
+    def _draw(self, size: int, rng: np.random.Generator) -> EncodedTable:
+        chain = self._chain()
+        encoded = chain.empty(size)
+        chain.extend(encoded, 0, rng)
+        return encoded
+
+    def _redraw_copies(self, encoded: EncodedTable, draw: _Draw, rng: np.random.Generator) -> None:
         """Replace, in place, rows that equal a training row seen once, beyond the natural rate."""
         copied = np.flatnonzero(contains(self.once_, row_hashes(encoded)))
         keep = min(1.0, self.natural_ * len(encoded) / max(len(copied), 1))
@@ -242,7 +274,7 @@ class Forest(Generator):
         for _ in range(_REDRAWS):
             if len(rows) == 0:
                 return
-            fresh = self._draw(len(rows), rng)
+            fresh = draw(len(rows), rng)
             encoded.codes[rows], encoded.values[rows] = fresh.codes, fresh.values
             rows = rows[contains(self.once_, row_hashes(fresh))]
 
@@ -260,6 +292,7 @@ class Forest(Generator):
 
     def _restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
         schema: Any = self.schema_
+        self.under_ = None
         self.codec_ = TableCodec.from_json(schema, state["codec"])
         self.supports_ = restore_supports(self.codec_, arrays)
         self.order_ = state["order"]

@@ -64,9 +64,13 @@ class RestrictedLeaves:
         return cls(support, leaves, cells, low, high, cumulative, mass)
 
     def draw(self, group: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Codes and values, one for each entry of ``group``, all of which have mass."""
-        begin = self.cumulative[self.leaves.start[group]]
-        end = self.cumulative[self.leaves.start[group + 1]]
+        """Codes and values, one for each entry of ``group``.
+
+        Where nothing of the group is allowed, they come from the whole column.
+        """
+        none = self.mass[group] <= 0
+        begin = np.where(none, 0.0, self.cumulative[self.leaves.start[group]])
+        end = np.where(none, self.cumulative[-1], self.cumulative[self.leaves.start[group + 1]])
         point = np.minimum(begin + rng.random(len(group)) * (end - begin), np.nextafter(end, begin))
         position = np.searchsorted(self.cumulative, point, side="right") - 1
         token = self.leaves.tokens[position]
