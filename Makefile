@@ -32,7 +32,7 @@ test: check
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/tabular.py
 	$(BIN)/python benchmarks/images.py
 
 clean:

@@ -10,8 +10,9 @@ see their columns in the order that samples are drawn in, the others in orders o
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from torch import nn
 
 from generators.base import (
     Block,
+    Conditional,
     Density,
     Modality,
     OnProgress,
@@ -31,11 +33,13 @@ from generators.base import (
     derive_seed,
 )
 from generators.checkpoint import Parts
+from generators.conditions import Cells, Conditions
 from generators.encoding import EncodedTable, TableCodec
 from generators.schema import TableSchema
 from generators.tabular.independent import learnable
 from generators.tabular.ordering import column_order, mutual_information
 from generators.tabular.tokens import TwoLevelTokens
+from generators.tabular.verbatim import CopyGuard, contains, copy_profile, row_hashes, snapped
 from generators.training import (
     EMA,
     BestSoFar,
@@ -63,6 +67,13 @@ _CLIP = 1.0
 _EMA_HALF_LIFE = 500.0
 _EMA_RAMP_UP = 0.1
 _SMALLEST_BATCH = 32
+# Rows that are drawn to see how often rows held out are hit, at least and at most.
+_PROBE_ROWS = (1000, 50_000)
+# Rows drawn under conditions for each that is kept: sampling importance resampling (Rubin 1987),
+# from the conditioned columns first to the order that the model knows best.
+_POOL = 4
+# Conditions less likely than this have no support.
+_NO_SUPPORT = 1e-7
 
 
 class ConditionalNetwork(nn.Module):
@@ -155,7 +166,7 @@ class ConditionalNetwork(nn.Module):
 
 
 @dataclass(kw_only=True)
-class Autoregressive(Resumable, Density):
+class Autoregressive(Resumable, Conditional, Density):
     """Any-order autoregression (arXiv 1310.1757) over coarse and fine tokens of every column.
 
     Attributes:
@@ -172,6 +183,8 @@ class Autoregressive(Resumable, Density):
         max_minutes: training stops earlier, after as many steps as the first seconds promise to
             fit into this time; None for no limit. The number of steps then depends on the machine.
         device: ``auto``, ``cpu`` or ``cuda``; where training runs. Sampling runs on the CPU.
+        verbatim_guard: draw a row again where it equals a training row, until such rows are as
+            rare as among fresh real rows.
     """
 
     epochs: int = 12
@@ -184,6 +197,7 @@ class Autoregressive(Resumable, Density):
     fixed_order: float = 0.7
     max_minutes: float | None = None
     device: str = "auto"
+    verbatim_guard: bool = True
 
     name: ClassVar[str] = "autoregressive"
     suits: ClassVar[str] = "the most faithful for tables; half a minute on a CPU, or a GPU"
@@ -207,9 +221,9 @@ class Autoregressive(Resumable, Density):
 
     def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
         device = resolve_device(self.device)
-        codec, encoded = learnable(data, schema)
-        self.tokens_ = TwoLevelTokens.fit(codec, encoded)
-        self.order_ = self._sampling_order(codec, encoded)
+        self.codec_, encoded = learnable(data, schema)
+        self.tokens_ = TwoLevelTokens.fit(self.codec_, encoded)
+        self.order_ = self._sampling_order(self.codec_, encoded)
         rows = torch.from_numpy(self.tokens_.encode(encoded)).to(device)
         trial = _Training(self, rows)
         total = min(self.epochs * trial.steps_per_epoch, self.max_steps)
@@ -225,6 +239,24 @@ class Autoregressive(Resumable, Density):
             enough=training.enough,
         )
         self.network_: ConditionalNetwork = training.result()
+        self.guard_ = self._guard(snapped(encoded, self.codec_), training.held.cpu().numpy())
+
+    def _guard(self, rows: EncodedTable, held: np.ndarray) -> CopyGuard:
+        """The guard against copies, whose rate is that at which rows held out are hit.
+
+        A fresh real row hits the rows seen once at the Good-Turing rate, a model less often, for
+        it is smoother than the truth; the rows that the training did not see tell how often.
+        """
+        guard = CopyGuard(*copy_profile(rows))
+        if not self.verbatim_guard or guard.natural == 0 or len(held) == 0:
+            return guard
+        hashes = row_hashes(rows.take(held))
+        unseen = np.sort(hashes[contains(guard.once, hashes)])
+        n = min(max(len(rows), _PROBE_ROWS[0]), _PROBE_ROWS[1])
+        drawn = self._draw_rows(n, derive_seed(self.name, self.seed, "probe"))
+        hits = int(contains(unseen, row_hashes(snapped(drawn, self.codec_))).sum())
+        rate = hits / n * len(guard.once) / max(len(unseen), 1)
+        return CopyGuard(guard.once, min(guard.natural, rate))
 
     def _sampling_order(self, codec: TableCodec, encoded: EncodedTable) -> list[int]:
         """Sub-columns: those of the telling columns first, a fine one after its coarse one."""
@@ -234,37 +266,167 @@ class Autoregressive(Resumable, Density):
         return [at for column in columns for at, sub in enumerate(subs) if sub.column == column]
 
     def _sample_block(self, block: Block) -> pd.DataFrame:
-        nothing = np.zeros((block.size, len(self.order_)), np.int64)
-        tokens = self._complete(nothing, nothing > 0, derive_seed("sample", block.seed))
-        encoded = self.tokens_.decode(tokens, block.rng())
-        return self.tokens_.codec.decode(encoded, first_row=block.start)
+        encoded = self._draw_rows(block.size, block.seed)
+        if self.verbatim_guard:
+            self._clean(encoded, block, lambda rows, seed: self._draw_rows(len(rows), seed))
+        frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
+        return frame
 
-    def _complete(self, tokens: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray:
-        """Tokens (N, S) in which what is not ``known`` is drawn, given what is."""
+    def _clean(
+        self, encoded: EncodedTable, block: Block, draw: Callable[[np.ndarray, int], EncodedTable]
+    ) -> None:
+        """Take copies out of a block; ``draw`` gives snapped rows for positions and a seed."""
+        encoded.values[:] = snapped(encoded, self.codec_).values
+        rng = np.random.default_rng(derive_seed("copies", block.seed))
+        seeds = itertools.count()
+
+        def again(rows: np.ndarray) -> EncodedTable:
+            seed = derive_seed("again", block.seed, next(seeds))
+            return snapped(draw(rows, seed), self.codec_)
+
+        self.guard_.clean(encoded, rng, again)
+
+    def _draw_rows(self, n: int, seed: int) -> EncodedTable:
+        nothing = np.zeros((n, len(self.order_)), np.int64)
+        tokens, _ = self._complete(nothing, nothing > 0, self.order_, seed)
+        return self.tokens_.decode(tokens, np.random.default_rng(seed))
+
+    def _sample_block_where(
+        self, block: Block, cells: Mapping[int, Cells], conditions: Conditions
+    ) -> EncodedTable:
+        share = self._shares(cells)
+        first = [at for at in self.order_ if self.tokens_.subcolumns[at].column in cells]
+        order = [*first, *(at for at in self.order_ if at not in first)]
+
+        def draw(n: int, seed: int) -> EncodedTable:
+            nothing = np.zeros((n * _POOL, len(order)), np.int64)
+            pool, proposed = self._complete(nothing, nothing > 0, order, seed, share)
+            weights = np.exp(self._log_target(pool, share) - proposed)
+            if n and not weights.mean() > _NO_SUPPORT:
+                raise conditions.unsupported(self.codec_.columns[p].column.name for p in cells)
+            kept = _resample(weights, n, np.random.default_rng(derive_seed("resample", seed)))
+            return self.tokens_.decode(pool[kept], np.random.default_rng(seed), cells)
+
+        encoded = draw(block.size, block.seed)
+        if self.verbatim_guard:
+            self._clean(encoded, block, lambda rows, seed: draw(len(rows), seed))
+        return encoded
+
+    def _shares(self, cells: Mapping[int, Cells]) -> dict[int, torch.Tensor]:
+        """For the sub-columns of these columns the share of each token that is allowed."""
+        share: dict[int, torch.Tensor] = {}
+        for column, allowed in cells.items():
+            first = self.tokens_.first_of(column)
+            for place, part in enumerate(self.tokens_.weights(column, allowed)):
+                share[first + place] = torch.from_numpy(part).float()
+        return share
+
+    def _log_target(self, tokens: np.ndarray, share: Mapping[int, torch.Tensor]) -> np.ndarray:
+        """Log-probability of tokens, cut to the share that is allowed; (N,).
+
+        It is that of the order that samples are drawn in, in which the model is most faithful.
+        """
+        logs = self._log_probabilities(tokens)
+        with np.errstate(divide="ignore"):
+            for at, part in share.items():
+                if self.tokens_.subcolumns[at].fine:
+                    logs += np.log(part.numpy()[tokens[:, at - 1], tokens[:, at]])
+                elif not self._is_refined(at):
+                    logs += np.log(part.numpy()[tokens[:, at]])
+        return logs
+
+    def _is_refined(self, at: int) -> bool:
+        subs = self.tokens_.subcolumns
+        return at + 1 < len(subs) and subs[at + 1].fine
+
+    def _fill_block(
+        self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray
+    ) -> EncodedTable:
+        share = {}
+        for column in np.flatnonzero(present).tolist():
+            codec, first = self.codec_.columns[column], self.tokens_.first_of(column)
+            if codec.missing and codec.size > 1:
+                share[first] = torch.ones(self.tokens_.subcolumns[first].size)
+                share[first][codec.missing_code] = 0.0
+        known = given[:, [sub.column for sub in self.tokens_.subcolumns]]
+        rows = np.repeat(np.arange(len(given)), _POOL)
+        tokens = np.where(known, self.tokens_.encode(encoded), 0)[rows]
+        pool, proposed = self._complete(tokens, known[rows], self.order_, block.seed, share)
+        logs = (self._log_probabilities(pool) - proposed).reshape(-1, _POOL)
+        # The greatest of the logs with Gumbel noise is a draw by the weights.
+        noise = np.random.default_rng(derive_seed("resample", block.seed)).gumbel(size=logs.shape)
+        best = np.argmax(np.nan_to_num(logs, neginf=-1e9) + noise, axis=1)
+        picked = pool.reshape(-1, _POOL, pool.shape[1])[np.arange(len(best)), best]
+        drawn = self.tokens_.decode(picked, block.rng())
+        codes = np.where(given, encoded.codes, drawn.codes)
+        return EncodedTable(codes, np.where(given, encoded.values, drawn.values))
+
+    def _complete(
+        self,
+        tokens: np.ndarray,
+        known: np.ndarray,
+        order: list[int],
+        seed: int,
+        share: Mapping[int, torch.Tensor] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (N, S) in which what is not ``known`` is drawn, given what is.
+
+        Args:
+            tokens: what stands where nothing is known does not matter.
+            known: bool, (N, S).
+            order: the sub-columns, in the order to draw them.
+            seed: of the draws.
+            share: for some sub-columns the share of each token that is allowed, (size,), or (size
+                of the coarse one, size) for a fine one.
+
+        Returns:
+            The tokens, and the log-probability with which they were drawn, (N,); infinite where
+            nothing was allowed.
+        """
         generator = torch_generator("cpu", self.name, seed)
-        parts = [
-            self._draw(torch.from_numpy(part), torch.from_numpy(seen), generator)
-            for part, seen in _batches(tokens, known)
-        ]
-        drawn: np.ndarray = torch.cat(parts).numpy()[: len(tokens)] if parts else tokens
-        return drawn
+        made, logs = np.empty_like(tokens), np.empty(len(tokens))
+        for rows, part, seen in _batches(tokens, known):
+            drawn, likely = self._draw(part, seen, order, generator, share or {})
+            count = rows.stop - rows.start
+            made[rows], logs[rows] = drawn[:count].numpy(), likely[:count].numpy()
+        return made, logs
 
     @torch.inference_mode()
     def _draw(
-        self, tokens: torch.Tensor, known: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
+        self,
+        tokens: torch.Tensor,
+        known: torch.Tensor,
+        order: list[int],
+        generator: torch.Generator,
+        share: Mapping[int, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         tokens, seen = tokens.clone(), known.float()
-        for at in self.order_:
-            if bool(known[:, at].all()):
+        logs = torch.zeros(len(tokens), dtype=torch.float64)
+        for at in order:
+            here = known[:, at]
+            if bool(here.all()):
                 continue
-            logits = self.network_.logits(tokens, seen, at)
-            if self.tokens_.subcolumns[at].fine:
-                possible = self.tokens_.possible(at, tokens[:, at - 1].numpy())
-                logits = logits.masked_fill(~torch.from_numpy(possible), -math.inf)
-            drawn = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-            tokens[:, at] = torch.where(known[:, at], tokens[:, at], drawn)
+            chances = self._logits(tokens, seen, at).softmax(1)
+            if at in share:
+                part = share[at]
+                chances = chances * (part[tokens[:, at - 1]] if part.dim() > 1 else part)
+                impossible = chances.sum(1) <= 0
+                logs[impossible & ~here] = math.inf
+                chances[impossible] = 1.0
+            drawn = torch.multinomial(chances, 1, generator=generator)
+            likely = (chances.gather(1, drawn) / chances.sum(1, keepdim=True))[:, 0].double().log()
+            tokens[:, at] = torch.where(here, tokens[:, at], drawn[:, 0])
+            logs += torch.where(here, 0.0, likely)
             seen[:, at] = 1.0
-        return tokens
+        return tokens, logs
+
+    def _logits(self, tokens: torch.Tensor, seen: torch.Tensor, at: int) -> torch.Tensor:
+        """Logits of sub-column ``at``; minus infinity where the coarse token forbids a fine one."""
+        logits = self.network_.logits(tokens, seen, at)
+        if self.tokens_.subcolumns[at].fine:
+            possible = self.tokens_.possible(at, tokens[:, at - 1].numpy())
+            logits = logits.masked_fill(~torch.from_numpy(possible), -math.inf)
+        return logits
 
     def log_density(self, data: pd.DataFrame) -> np.ndarray:
         """The log of the model's density of each row, nats, float64, shape (N,).
@@ -273,44 +435,46 @@ class Autoregressive(Resumable, Density):
         infinity where a category is unknown or a missing value is met for the first time.
         """
         self._require_fitted()
-        encoded = self.tokens_.codec.encode(data)
+        encoded = self.codec_.encode(data)
         tokens = self.tokens_.encode(encoded)
         unknown = (tokens < 0).any(axis=1)
-        known = np.zeros(tokens.shape, dtype=bool)
-        parts = [
-            self._log_probability(torch.from_numpy(part))
-            for part, _ in _batches(np.maximum(tokens, 0), known)
-        ]
-        logs = np.concatenate(parts)[: len(tokens)] if parts else np.zeros(0)
+        logs = self._log_probabilities(np.maximum(tokens, 0))
         density: np.ndarray = np.where(unknown, -np.inf, logs + self.tokens_.log_density(encoded))
         return density
+
+    def _log_probabilities(self, tokens: np.ndarray) -> np.ndarray:
+        """Of whole rows, nats, shape (N,)."""
+        logs = np.empty(len(tokens))
+        for rows, part, _ in _batches(tokens, np.zeros(tokens.shape, dtype=bool)):
+            logs[rows] = self._log_probability(part)[: rows.stop - rows.start]
+        return logs
 
     @torch.inference_mode()
     def _log_probability(self, tokens: torch.Tensor) -> np.ndarray:
         seen = torch.zeros(tokens.shape)
         total = torch.zeros(len(tokens), dtype=torch.float64)
         for at in self.order_:
-            logits = self.network_.logits(tokens, seen, at)
-            if self.tokens_.subcolumns[at].fine:
-                possible = self.tokens_.possible(at, tokens[:, at - 1].numpy())
-                logits = logits.masked_fill(~torch.from_numpy(possible), -math.inf)
+            logits = self._logits(tokens, seen, at)
             total += logits.double().log_softmax(1).gather(1, tokens[:, at : at + 1])[:, 0]
             seen[:, at] = 1.0
         return total.numpy()
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         state = {
-            "codec": self.tokens_.codec.to_json(),
+            "codec": self.codec_.to_json(),
             "cells": self.tokens_.to_json(),
             "order": self.order_,
+            "natural": self.guard_.natural,
         }
-        return {**module_arrays(self.network_, "network."), **self.tokens_.arrays()}, state
+        arrays = {**module_arrays(self.network_, "network."), **self.tokens_.arrays()}
+        return {**arrays, "once": self.guard_.once}, state
 
     def _restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
         schema: Any = self.schema_
-        codec = TableCodec.from_json(schema, state["codec"])
-        self.tokens_ = TwoLevelTokens.restore(codec, arrays, state["cells"])
+        self.codec_ = TableCodec.from_json(schema, state["codec"])
+        self.tokens_ = TwoLevelTokens.restore(self.codec_, arrays, state["cells"])
         self.order_ = [int(at) for at in state["order"]]
+        self.guard_ = CopyGuard(arrays["once"], float(state["natural"]))
         # The weights are overwritten; the seed only has to be some seed.
         self.network_ = build(self._network, "cpu", torch_generator("cpu", self.name, "restore"))
         load_module_arrays(self.network_, arrays, "network.")
@@ -328,7 +492,8 @@ class _Training:
         weights = torch_generator("cpu", settings.name, settings.seed, "weights")
         self.network = build(settings._network, rows.device, weights)
         self.random = torch_generator(rows.device, settings.name, settings.seed, "steps")
-        self.rows, self.held_out = self._split(rows)
+        self.held, learned = self._split(rows)
+        self.rows, self.held_out = rows[learned], rows[self.held]
         self.network.start_from(self.rows)
         smaller = 2 ** int(math.log2(max(len(self.rows) / 32, 1)))
         self.batch = min(settings.batch_size, max(smaller, _SMALLEST_BATCH), len(self.rows))
@@ -400,12 +565,12 @@ class _Training:
         return network.eval().requires_grad_(False)
 
     def _split(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(rows) < _STOPPABLE_ROWS:
-            return rows, rows[:0]
+        """Positions of the rows to stop by, which may be none, and of those to learn from."""
+        order = torch.randperm(len(rows), generator=self.random, device=rows.device)
         few, many = _VALIDATION_ROWS
         held = min(max(round(_VALIDATION_SHARE * len(rows)), few), many)
-        order = torch.randperm(len(rows), generator=self.random, device=rows.device)
-        return rows[order[held:]], rows[order[:held]]
+        held = held if len(rows) >= _STOPPABLE_ROWS else 0
+        return order[:held], order[held:]
 
     def _groups(self) -> list[dict[str, Any]]:
         decayed = [p for n, p in self.network.named_parameters() if not n.endswith("bias")]
@@ -437,9 +602,19 @@ class _Training:
         self.best.take(network, float(torch.stack(losses).sum()) / len(self.held_out))
 
 
-def _batches(tokens: np.ndarray, known: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of one shape: the last one is filled up with copies of its last row."""
+def _resample(weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions (n,) drawn by their weights, systematically (Kitagawa 1996), in random order."""
+    ends = np.cumsum(weights) / max(weights.sum(), np.finfo(float).tiny)
+    picked = np.searchsorted(ends, (np.arange(n) + rng.random()) / max(n, 1))
+    return rng.permutation(np.minimum(picked, len(weights) - 1))
+
+
+def _batches(
+    tokens: np.ndarray, known: np.ndarray
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """Rows in batches of one shape: the last one is filled up with copies of its last row."""
     for start in range(0, len(tokens), _MICRO_BATCH):
-        part, seen = tokens[start : start + _MICRO_BATCH], known[start : start + _MICRO_BATCH]
-        spare = ((0, _MICRO_BATCH - len(part)), (0, 0))
-        yield np.pad(part, spare, mode="edge"), np.pad(seen, spare, mode="edge")
+        rows = slice(start, min(start + _MICRO_BATCH, len(tokens)))
+        spare = ((0, _MICRO_BATCH - (rows.stop - rows.start)), (0, 0))
+        part, seen = (np.pad(array[rows], spare, mode="edge") for array in (tokens, known))
+        yield rows, torch.from_numpy(part), torch.from_numpy(seen)

@@ -66,7 +66,7 @@ from generators.tabular.trees import (
     merge,
     stump,
 )
-from generators.tabular.verbatim import contains, copy_profile, row_hashes
+from generators.tabular.verbatim import CopyGuard, contains, copy_profile, row_hashes, snapped
 
 # Small tables get smaller leaves: this share of the rows, but never fewer than the second.
 _LEAF_SHARE = 0.02
@@ -77,7 +77,6 @@ _SHAPE_ROWS = 50_000
 _SCALE_ROWS = 100_000
 # The price of a split, in nats, at either end of the knob.
 _PRICE_RANGE = 40.0
-_REDRAWS = 10
 # Models that estimate how often unseen rows are hit, and the share of rows that each leaves out.
 _PROBES = 2
 _PROBE_FOLDS = 5
@@ -148,7 +147,7 @@ class Forest(Conditional):
             self.trees_[column] = trees
             seconds = time.perf_counter() - begin
             progress(Progress("fit", len(self.trees_), len(self.order_), seconds))
-        self.once_, self.natural_ = copy_profile(_snapped(encoded, self.supports_))
+        self.once_, self.natural_ = copy_profile(snapped(encoded, self.codec_))
         if self.verbatim_guard and self.natural_ > 0:
             self.natural_ = min(self.natural_, self._unseen_rate(data, schema))
 
@@ -169,13 +168,13 @@ class Forest(Conditional):
             rest = np.delete(np.arange(len(data)), probe)
             if len(rest) < 2:
                 return self.natural_
-            seen = _hashes(self.codec_, data.iloc[probe], self.supports_)
+            seen = _hashes(self.codec_, data.iloc[probe])
             known = np.sort(seen[contains(self.once_, seen)])
             other = replace(self, verbatim_guard=False, trees=min(self.trees, 4)).fit(
                 data.iloc[rest], schema
             )
             drawn = other.sample(max(len(data), _PROBE_ROWS), seed=fold)
-            hits += int(contains(known, _hashes(self.codec_, drawn, self.supports_)).sum())
+            hits += int(contains(known, _hashes(self.codec_, drawn)).sum())
             rows, probed = rows + len(drawn), probed + len(known)
         return hits / rows * len(self.once_) / max(probed, 1) * _PROBES
 
@@ -267,16 +266,8 @@ class Forest(Conditional):
         return encoded
 
     def _redraw_copies(self, encoded: EncodedTable, draw: _Draw, rng: np.random.Generator) -> None:
-        """Replace, in place, rows that equal a training row seen once, beyond the natural rate."""
-        copied = np.flatnonzero(contains(self.once_, row_hashes(encoded)))
-        keep = min(1.0, self.natural_ * len(encoded) / max(len(copied), 1))
-        rows = copied[rng.random(len(copied)) >= keep]
-        for _ in range(_REDRAWS):
-            if len(rows) == 0:
-                return
-            fresh = draw(len(rows), rng)
-            encoded.codes[rows], encoded.values[rows] = fresh.codes, fresh.values
-            rows = rows[contains(self.once_, row_hashes(fresh))]
+        guard = CopyGuard(self.once_, self.natural_)
+        guard.clean(encoded, rng, lambda rows: draw(len(rows), rng))
 
     def _state(self) -> tuple[Arrays, dict[str, Any]]:
         arrays = {**supports_state(self.supports_), "once": self.once_}
@@ -370,14 +361,7 @@ class _TrainingTable:
         return telling_scale(codes, cells, codec.size)
 
 
-def _hashes(codec: TableCodec, frame: Data, columns: list[Support]) -> np.ndarray:
+def _hashes(codec: TableCodec, frame: Data) -> np.ndarray:
     if not isinstance(frame, pd.DataFrame):
         raise SchemaError("a table generator samples frames")
-    return row_hashes(_snapped(codec.encode(frame), columns))
-
-
-def _snapped(encoded: EncodedTable, columns: list[Support]) -> EncodedTable:
-    values = np.column_stack(
-        [support.codec.snap(encoded.values[:, d]) for d, support in enumerate(columns)]
-    )
-    return EncodedTable(encoded.codes, values)
+    return row_hashes(snapped(codec.encode(frame), codec))

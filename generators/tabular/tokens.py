@@ -9,11 +9,13 @@ column's grid: every quantile has several rows behind it, but for the bounds of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
+from generators.conditions import Cells, Interval
 from generators.encoding import ColumnCodec, EncodedTable, TableCodec
 
 _COARSE = 64
@@ -22,10 +24,50 @@ _KNOTS_PER_FINE = 4
 _ROWS_PER_KNOT = 8
 # Added to every interval, so that each is possible.
 _PRIOR_ROWS = 0.5
+# Of an interval, where a condition allows one value of it.
+_POINT = 1e-6
+# Of a step, which differences of decimals may miss.
+_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
-class Cells:
+class Pieces:
+    """Stretches of a continuous column, each within one fine cell.
+
+    Attributes:
+        low: where a stretch starts; shape (P,).
+        width: how long it is, in steps where the column has a grid; shape (P,).
+        cumulative: training rows in the stretches before; shape (P + 1,).
+        start: the first stretch of each fine cell; shape (F + 1,).
+        step: of the column's grid, or None.
+    """
+
+    low: np.ndarray
+    width: np.ndarray
+    cumulative: np.ndarray
+    start: np.ndarray
+    step: float | None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Training rows in each fine cell, shape (F,)."""
+        within: np.ndarray = np.diff(self.cumulative[self.start])
+        return within
+
+    def draw(self, cell: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A value (float64) within each fine cell, which must have a stretch."""
+        first, after = self.start[cell], self.start[cell + 1]
+        begin, end = self.cumulative[first], self.cumulative[after]
+        row = begin + rng.random(len(cell)) * (end - begin)
+        at = np.clip(np.searchsorted(self.cumulative, row, side="right") - 1, first, after - 1)
+        share = rng.random(len(cell)) * self.width[at]
+        steps = share if self.step is None else np.floor(share) * self.step
+        values: np.ndarray = self.low[at] + steps
+        return values
+
+
+@dataclass(frozen=True)
+class QuantileCells:
     """The cells of a continuous column: runs of intervals between quantiles (knots).
 
     Interval i reaches from ``knots[i]`` to below ``knots[i + 1]``.
@@ -81,22 +123,36 @@ class Cells:
         inside: np.ndarray = np.clip(found, 0, self.intervals - 1)
         return inside
 
-    def bounds(self, coarse: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First interval of each cell, and the first after it."""
-        first = (coarse * self.fine + fine) * self.per_fine
-        return first, np.minimum(first + self.per_fine, self.intervals)
+    def pieces(self, allowed: Iterable[Interval] = ((-np.inf, np.inf),)) -> Pieces:
+        """All that is ``allowed`` (closed intervals, ascending, disjoint) of each interval."""
+        whole, rows = self._widths(), np.diff(self.cumulative)
+        nothing = np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+        parts = [nothing, *(self._overlaps(least, most) for least, most in allowed)]
+        at = np.concatenate([place for place, _, _ in parts])
+        order = np.argsort(at, kind="stable")
+        at = at[order]
+        low = np.concatenate([start for _, start, _ in parts])[order]
+        width = np.concatenate([part for _, _, part in parts])[order]
+        # An interval of one value stands for little, but it is possible.
+        share = rows[at] * np.maximum(width / whole[at], _POINT)
+        cumulative = np.concatenate([[0.0], np.cumsum(share)])
+        start_of = np.searchsorted(at // self.per_fine, np.arange(self.coarse * self.fine + 1))
+        return Pieces(low, width, cumulative, start_of, self.step)
 
-    def draw(self, coarse: np.ndarray, fine: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A value (float64) within each cell."""
-        first, after = self.bounds(coarse, fine)
-        low, high = self.cumulative[first], self.cumulative[after]
-        row = low + rng.random(len(first)) * (high - low)
-        interval = np.searchsorted(self.cumulative, row, side="right") - 1
-        interval = np.clip(interval, first, after - 1)
-        low, width = self.knots[interval], self._widths()[interval]
-        share = rng.random(len(first)) * width
-        values: np.ndarray = low + (share if self.step is None else np.floor(share) * self.step)
-        return values
+    def _overlaps(self, least: float, most: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The intervals that closed bounds meet, where the common part starts, and its width."""
+        low, high = self.knots[:-1], self.knots[1:]
+        if self.step is None:
+            start = np.maximum(low, least)
+            width = np.minimum(high, most) - start
+            kept = np.flatnonzero(width >= 0)
+        else:
+            before = np.maximum(np.ceil((least - low) / self.step - _EPSILON), 0)
+            last = np.floor((most - low) / self.step + _EPSILON)
+            width = np.minimum(last, self._widths() - 1) - before + 1
+            start = low + before * self.step
+            kept = np.flatnonzero(width >= 1)
+        return kept, start[kept], width[kept]
 
     def log_density(self, values: np.ndarray) -> np.ndarray:
         """Log of each value's density in its fine cell; its probability where there is a grid."""
@@ -143,17 +199,17 @@ class TwoLevelTokens:
     """
 
     codec: TableCodec
-    cells: tuple[Cells | None, ...]
+    cells: tuple[QuantileCells | None, ...]
     subcolumns: tuple[SubColumn, ...]
 
     @classmethod
     def fit(cls, codec: TableCodec, encoded: EncodedTable) -> Self:
         """The tokens of this training table."""
-        made: list[Cells | None] = []
+        made: list[QuantileCells | None] = []
         for position, column in enumerate(codec.columns):
             values = encoded.values[:, position]
             values = values[np.isfinite(values)]
-            made.append(Cells.of(column, values) if len(values) else None)
+            made.append(QuantileCells.of(column, values) if len(values) else None)
         return cls(codec, tuple(made), tuple(_subcolumns(codec, made)))
 
     @property
@@ -184,8 +240,19 @@ class TwoLevelTokens:
                 tokens[between, at] = self._first(sub.column) + fine_cell // cells.fine
         return tokens
 
-    def decode(self, tokens: np.ndarray, rng: np.random.Generator) -> EncodedTable:
-        """Codes and values of tokens; values are drawn within their cells."""
+    def decode(
+        self,
+        tokens: np.ndarray,
+        rng: np.random.Generator,
+        restricted: Mapping[int, Cells] | None = None,
+    ) -> EncodedTable:
+        """Codes and values of tokens; values are drawn within their cells.
+
+        Args:
+            tokens: int64, (N, S).
+            rng: for the values.
+            restricted: what some columns may hold; the tokens must be possible under it.
+        """
         shape = (len(tokens), len(self.cells))
         codes, values = np.empty(shape, np.int32), np.full(shape, np.nan)
         for column, cells in enumerate(self.cells):
@@ -195,10 +262,38 @@ class TwoLevelTokens:
                 continue
             between = np.flatnonzero(tokens[:, at] >= self._first(column))
             codes[between, column] = self.codec.columns[column].continuous_code
-            coarse = tokens[between, at] - self._first(column)
-            fine = tokens[between, at + 1] if cells.fine > 1 else np.zeros(len(between), np.int64)
-            values[between, column] = cells.draw(coarse, fine, rng)
+            cell = (tokens[between, at] - self._first(column)) * cells.fine
+            if cells.fine > 1:
+                cell += tokens[between, at + 1]
+            only = (restricted or {}).get(column)
+            pieces = cells.pieces() if only is None else cells.pieces(only.intervals)
+            values[between, column] = pieces.draw(cell, rng)
         return EncodedTable(codes, values)
+
+    def weights(self, column: int, cells: Cells) -> list[np.ndarray]:
+        """The share of each token of a column that ``cells`` allow.
+
+        Returns:
+            For the first sub-column shape (size,); for a fine one, if there is one, the share of
+            each pair of coarse and fine token, shape (size of the first, size).
+        """
+        at, quantiles = self.first_of(column), self.cells[column]
+        codes = self._first(column) if quantiles is not None else self.subcolumns[at].size
+        first = np.zeros(self.subcolumns[at].size)
+        first[:codes] = cells.codes[:codes]
+        if quantiles is None:
+            return [first]
+        allowed, whole = quantiles.pieces(cells.intervals).rows, quantiles.pieces().rows
+        shape = (quantiles.coarse, quantiles.fine)
+        share = np.divide(allowed, whole, out=np.zeros_like(whole), where=whole > 0).reshape(shape)
+        rows = whole.reshape(shape)
+        first[codes:] = (share * rows).sum(axis=1) / rows.sum(axis=1)
+        if quantiles.fine == 1:
+            return [first]
+        fine = np.zeros((len(first), quantiles.fine + 1))
+        fine[:codes, -1] = 1.0
+        fine[codes:, :-1] = share
+        return [first, fine]
 
     def log_density(self, encoded: EncodedTable) -> np.ndarray:
         """What the values add to the log-likelihood of the tokens; nats, shape (N,)."""
@@ -226,7 +321,7 @@ class TwoLevelTokens:
     def restore(cls, codec: TableCodec, arrays: dict[str, np.ndarray], raw: list[Any]) -> Self:
         """The tokens that ``arrays`` and ``to_json`` wrote."""
         made = [
-            Cells(
+            QuantileCells(
                 knots=arrays[f"{column}.knots"],
                 cumulative=arrays[f"{column}.cumulative"],
                 per_fine=pair[0],
@@ -261,7 +356,7 @@ class TwoLevelTokens:
         return self.codec.columns[column].size - 1
 
 
-def _subcolumns(codec: TableCodec, made: list[Cells | None]) -> list[SubColumn]:
+def _subcolumns(codec: TableCodec, made: list[QuantileCells | None]) -> list[SubColumn]:
     subs = []
     for position, (column, cells) in enumerate(zip(codec.columns, made, strict=True)):
         size = column.size if cells is None else column.size - 1 + cells.coarse

@@ -2,9 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
-from generators.encoding import EncodedTable
+from generators.encoding import EncodedTable, TableCodec
+
+_REDRAWS = 10
+
+
+@dataclass(frozen=True)
+class CopyGuard:
+    """Draws rows again that equal a training row, until they are as rare as among fresh real rows.
+
+    Were every copy drawn again, the absence of a row would tell that it was learned from.
+
+    Attributes:
+        once: hashes of the training rows seen once, ascending.
+        natural: the share of rows that may equal one of them.
+    """
+
+    once: np.ndarray
+    natural: float
+
+    def clean(
+        self,
+        encoded: EncodedTable,
+        rng: np.random.Generator,
+        draw: Callable[[np.ndarray], EncodedTable],
+    ) -> None:
+        """Replace copies beyond the natural rate, in place.
+
+        Args:
+            encoded: snapped rows.
+            rng: decides which copies stay.
+            draw: gives new rows for these positions.
+        """
+        copied = np.flatnonzero(contains(self.once, row_hashes(encoded)))
+        keep = min(1.0, self.natural * len(encoded) / max(len(copied), 1))
+        rows = copied[rng.random(len(copied)) >= keep]
+        for _ in range(_REDRAWS):
+            if len(rows) == 0:
+                return
+            fresh = draw(rows)
+            encoded.codes[rows], encoded.values[rows] = fresh.codes, fresh.values
+            rows = rows[contains(self.once, row_hashes(fresh))]
 
 
 def copy_profile(encoded: EncodedTable) -> tuple[np.ndarray, float]:
@@ -16,6 +59,12 @@ def copy_profile(encoded: EncodedTable) -> tuple[np.ndarray, float]:
     """
     hashes, counts = np.unique(row_hashes(encoded), return_counts=True)
     return hashes[counts == 1], float(2 * (counts == 2).sum() / len(encoded))
+
+
+def snapped(encoded: EncodedTable, codec: TableCodec) -> EncodedTable:
+    """The rows with their values on the columns' grids, as they would be published."""
+    values = [column.snap(encoded.values[:, at]) for at, column in enumerate(codec.columns)]
+    return EncodedTable(encoded.codes, np.column_stack(values))
 
 
 def row_hashes(encoded: EncodedTable) -> np.ndarray:

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ks_2samp
 
 from generators import TableSchema, load_generator
 from generators.base import ParameterError
 from generators.encoding import TableCodec
 from generators.tabular.autoregressive import Autoregressive
-from generators.tabular.tokens import Cells, TwoLevelTokens
+from generators.tabular.tokens import QuantileCells, TwoLevelTokens
 
 
 def fitted(frame: pd.DataFrame, **parameters: object) -> Autoregressive:
@@ -64,8 +65,6 @@ def test_drawn_values_follow_the_column() -> None:
     encoded = codec.encode(frame)
     tokens = TwoLevelTokens.fit(codec, encoded)
     drawn = codec.decode(tokens.decode(tokens.encode(encoded), np.random.default_rng(1)))["x"]
-    from scipy.stats import ks_2samp
-
     assert ks_2samp(drawn, frame["x"]).statistic < 0.002
 
 
@@ -140,6 +139,42 @@ def test_bad_settings_are_refused() -> None:
 def test_cells_of_few_values_are_sound() -> None:
     frame = pd.DataFrame({"x": [0.5, 0.25, 0.125]})
     codec = TableCodec.fit(frame, TableSchema.infer(frame, kinds={"x": "numerical"})).columns[0]
-    cells = Cells.of(codec, frame["x"].to_numpy())
-    drawn = cells.draw(np.zeros(50, np.int64), np.zeros(50, np.int64), np.random.default_rng(0))
+    cells = QuantileCells.of(codec, frame["x"].to_numpy())
+    drawn = cells.pieces().draw(np.zeros(50, np.int64), np.random.default_rng(0))
     assert ((drawn >= 0.125) & (drawn <= 0.5 + (cells.step or 0))).all()
+
+
+def test_conditions_give_the_conditional_distribution() -> None:
+    frame = mixed(8_000)
+    model = fitted(frame, epochs=8)
+    where = ["sex = F", "pay in 9000..14000"]
+    cut = model.sample_where(where, 6_000, seed=1)
+    whole = model.sample(60_000, seed=2)
+    held = whole[(whole["sex"] == "F") & whole["pay"].between(9_000, 14_000)]
+    assert ks_2samp(cut["pay"], held["pay"]).statistic < 0.04
+    assert abs(cut["rich"].mean() - held["rich"].mean()) < 0.03
+
+
+def test_two_conditions_weigh_each_other() -> None:
+    rng = np.random.default_rng(1)
+    first = rng.choice(list("ab"), 6_000)
+    # Under a, u is nine times as likely as under b; so among u, nine of ten rows are a.
+    second = np.where(rng.random(6_000) < np.where(first == "a", 0.9, 0.1), "u", "v")
+    third = np.where(rng.random(6_000) < 0.5, "p", first)
+    frame = pd.DataFrame({"one": first, "two": second, "three": third})
+    model = fitted(frame, epochs=12)
+    cut = model.sample_where(["two = u", "three in (p, a, b)", "one in (a, b)"], 8_000, seed=3)
+    real = frame[frame["two"] == "u"]
+    assert abs((cut["one"] == "a").mean() - (real["one"] == "a").mean()) < 0.03
+
+
+def test_a_row_seen_once_is_copied_no_oftener_than_an_unseen_one() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({name: rng.choice(list("abcdefg"), 1_200) for name in "wxyz"})
+    model = fitted(frame, epochs=6)
+    hashes = pd.util.hash_pandas_object(frame, index=False)
+    once = set(hashes[~hashes.duplicated(keep=False)])
+    drawn = pd.util.hash_pandas_object(model.sample(8_000, seed=1), index=False)
+    # Of 7^4 = 2,401 equally likely rows about 730 were seen once.
+    share = drawn.isin(once).mean()
+    assert share < 1.15 * len(once) / 2_401

@@ -22,7 +22,7 @@ from generators.base import (
 from generators.conditions import Conditions
 from generators.schema import to_numbers
 
-TINY: dict[str, dict[str, Any]] = {}
+TINY: dict[str, dict[str, Any]] = {"autoregressive": {"epochs": 2}}
 FAMILIES = [name for name in GENERATORS if issubclass(GENERATORS[name], Conditional)]
 # Of every kind of column; each leaves rows of the toy table.
 WHERE = [
