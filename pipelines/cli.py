@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from generators import GENERATORS
-from generators.base import LikenessError
+from generators.base import Conditional, LikenessError, ParameterError
 from validators import VALIDATORS
 
 from .boundary import InternalError, boundary
@@ -178,21 +178,52 @@ def fit(source: str, home: Path, as_json: bool, output: Path | None, **given: An
 
 @main.command()
 @click.argument("model", type=_PATH)
-@click.option("--rows", type=click.IntRange(1), required=True, help="Rows or images to make.")
+@click.option("--rows", type=click.IntRange(1), help="Rows or images to make.")
+@click.option("--where", multiple=True, help="Condition on every row: 'age>=30'; repeat.")
+@click.option(
+    "--quota", "quotas", multiple=True, help="Exact share: \"income='>50K':0.5\"; repeat."
+)
+@click.option("--fill", "table", type=_PATH, help="Complete this table instead.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--output", type=_PATH, required=True, help="Parquet file to write.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-def sample(model: Path, rows: int, seed: int, output: Path, as_json: bool) -> int:
-    """Sample a fitted model (a folder that `likeness fit` named) into a Parquet file.
+def sample(
+    model: Path,
+    table: Path | None,
+    output: Path,
+    as_json: bool,
+    **request: Any,  # noqa: ANN401
+) -> int:
+    r"""Sample a fitted model (a folder that `likeness fit` named) into a Parquet file.
 
-    The sample has not been judged: `likeness validate` does that.
+    \b
+    Conditions:  age>=30   income='>50K'   sex!=Male   age in 20..40
+                 state in (CA, NY)   bmi is missing   joined<2024-03-01
+    Quotas:      income='>50K':0.5   exact, by the largest remainder; what all
+                 quotas of the column leave of 1 fulfils none of them
+    Completion:  --fill people.csv   draws missing cells and missing columns;
+                 rows keep their order and given cells their values
+
+    Exactly the rows asked for, or an error that says which condition has no support. The sample
+    has not been judged: `likeness validate` does that.
     """
     from . import steps
+    from .spec import parse_sample
 
     terminal = Terminal(as_json)
+    asked = {name: value for name, value in request.items() if value not in (None, ())}
+    if table is not None and set(asked) != {"seed"}:
+        raise ParameterError(
+            "--fill takes its rows from the table; leave out --rows, --where and --quota"
+        )
     with terminal.progress() as progress:
-        digest = steps.sample_to_file(model, rows, seed, output, progress)
-    terminal.show_facts({"rows": rows, "seed": seed, "content_digest": digest, "file": str(output)})
+        if table is not None:
+            digest, rows = steps.fill_to_file(model, table, asked["seed"], output, progress)
+        else:
+            wanted = parse_sample(asked)
+            digest, rows = steps.sample_to_file(model, wanted, output, progress), wanted.rows
+    facts = {**asked, "rows": rows, "content_digest": digest, "file": str(output)}
+    terminal.show_facts(facts)
     return 0
 
 
@@ -297,7 +328,7 @@ def generators(name: str | None, as_json: bool) -> int:
 
     terminal = Terminal(as_json)
     if name is None:
-        terminal.show_rows("generators", [_family(key, GENERATORS[key]) for key in GENERATORS])
+        terminal.show_rows("generators", [_generator(key) for key in GENERATORS])
     else:
         terminal.show_family(explain(name, GENERATORS[name]))
     return 0
@@ -353,3 +384,9 @@ def _home() -> Home:
 def _family(name: str, family: type[Any]) -> dict[str, str]:
     summary = (family.__doc__ or "").strip().splitlines()[0]
     return {"name": name, "for": f"{family.modality}s", "what": summary}
+
+
+def _generator(name: str) -> dict[str, str]:
+    family = GENERATORS[name]
+    able = "yes" if issubclass(family, Conditional) else "no"
+    return {**_family(name, family), "conditions": able}

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from generators.base import ParameterError
 from generators.schema import Kind
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+ConditionText = Annotated[str, Field(min_length=1, max_length=10_000)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -169,17 +177,71 @@ class DatasetSpec(_Model):
         return name
 
 
+class QuotaSpec(_Model):
+    """A share of the rows that must fulfil a condition; as text ``income='>50K':0.5``.
+
+    Attributes:
+        condition: see ``generators.conditions``.
+        share: of all rows; rounded by the largest remainder.
+    """
+
+    condition: ConditionText
+    share: float = Field(gt=0.0, le=1.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, raw: object) -> object:
+        if not isinstance(raw, str):
+            return raw
+        condition, colon, share = raw.rpartition(":")
+        if not colon:
+            raise ValueError("a quota must read like income='>50K':0.5; append its share")
+        return {"condition": condition, "share": share}
+
+
+class SampleSpec(_Model):
+    """What rows are asked of a fitted model.
+
+    Attributes:
+        rows: exactly so many.
+        seed: of the sample.
+        where: conditions that every row fulfils.
+        quotas: exact shares, all on one column; what they leave of 1 fulfils none of them.
+    """
+
+    rows: int = Field(ge=1, le=1_000_000_000)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    where: tuple[ConditionText, ...] = ()
+    quotas: tuple[QuotaSpec, ...] = ()
+
+
+Spec = TypeVar("Spec", bound=_Model)
+
+
 def parse_spec(raw: dict[str, Any]) -> DatasetSpec:
     """The spec in ``raw``, e.g. a parsed YAML file.
 
     Raises:
         ParameterError: all problems at once, each with its field.
     """
+    return _parsed(DatasetSpec, raw, "the dataset's declaration", "dataset")
+
+
+def parse_sample(raw: dict[str, Any]) -> SampleSpec:
+    """The request for rows in ``raw``.
+
+    Raises:
+        ParameterError: all problems at once, each with its field.
+    """
+    return _parsed(SampleSpec, raw, "the request", "request")
+
+
+def _parsed(model: type[Spec], raw: dict[str, Any], what: str, root: str) -> Spec:
     try:
-        return DatasetSpec.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(part) for part in issue['loc']) or 'dataset'}: {issue['msg']}"
+            f"{'.'.join(str(part) for part in issue['loc']) or root}: {issue['msg']}"
             for issue in error.errors(include_input=False, include_url=False)
         ]
-        raise ParameterError("the dataset's declaration is wrong: " + "; ".join(problems)) from None
+        raise ParameterError(f"{what} is wrong: " + "; ".join(problems)) from None

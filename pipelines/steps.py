@@ -21,6 +21,7 @@ import pandas as pd
 from generators import GENERATORS, load_generator
 from generators.base import (
     CheckpointError,
+    DataError,
     Generator,
     OnProgress,
     ParameterError,
@@ -48,8 +49,9 @@ from .publication.publish import PublishRequest
 from .publication.publish import publish as publish_to_lake
 from .publication.read import read_published
 from .release import RealData, Release, recall_real
-from .sources import read_source
-from .spec import DatasetSpec
+from .sampling import conditional, sample_rows
+from .sources import RawTable, read_source, source_for_path
+from .spec import DatasetSpec, SampleSpec
 
 SHEET = "contact_sheet.png"
 DEFAULT_GENERATOR = {"table": "forest", "image": "diffusion"}
@@ -356,15 +358,48 @@ def export_model(release: Release, folder: Path) -> Path:
 
 @guarded
 def sample_to_file(
-    model: Path, rows: int, seed: int, output: Path, progress: OnProgress | None = None
+    model: Path, request: SampleSpec, output: Path, progress: OnProgress | None = None
 ) -> str:
     """Sample a saved model into one Parquet file; gives the content digest.
 
     Raises:
         CheckpointError: the folder holds no model.
+        ParameterError: a condition is wrong, or the model takes none.
+        NoSupport: no row of the model fulfils a condition.
     """
     generator = load_generator(model)
-    data = generator.sample(rows, seed=seed, progress=progress)
+    return _to_file(sample_rows(generator, request, progress), generator, output)
+
+
+@guarded
+def fill_to_file(
+    model: Path, table: Path, seed: int, output: Path, progress: OnProgress | None = None
+) -> tuple[str, int]:
+    """Complete a table by a saved model into one Parquet file; gives its digest and its rows.
+
+    Rows keep their order and given cells their values.
+
+    Raises:
+        CheckpointError: the folder holds no model.
+        ParameterError: the model completes no tables.
+        DataError: the table cannot be read, or is not of the model's columns and categories.
+    """
+    generator = conditional(load_generator(model))
+    source = source_for_path(table)
+    # All rows or an error: a table to complete is not sampled from.
+    limits = source.limits.model_copy(update={"max_rows": 2**31})
+    given = read_source(source.model_copy(update={"limits": limits}), Home.from_environment().vault)
+    if not isinstance(given, RawTable):
+        raise DataError(f"a table is completed, {table} holds images; give a CSV or Parquet file")
+    if given.seen > len(given.frame):
+        raise DataError(
+            f"a table to complete must fit into memory, {table} does not; complete it in parts"
+        )
+    data = generator.fill(given.frame, seed=seed, progress=progress)
+    return _to_file(data, generator, output), len(data)
+
+
+def _to_file(data: Data, generator: Generator, output: Path) -> str:
     table = to_arrow(data, generator.schema_)
     digest = content_digest(table)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)

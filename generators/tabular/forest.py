@@ -83,6 +83,8 @@ _PROBE_FOLDS = 5
 # A column is a function of another only if its levels stand for this many rows on average.
 _MIN_SUPPORT = 5
 _PROBE_ROWS = 1000
+# Rows on which the rate of copies without conditions is measured.
+_GUARD_ROWS = 8192
 
 _Draw: TypeAlias = Callable[[int, np.random.Generator], EncodedTable]
 
@@ -134,7 +136,7 @@ class Forest(Conditional):
 
     def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
         begin = time.perf_counter()
-        self.under_: tuple[object, ConditionalChain] | None = None
+        self.under_: tuple[object, ConditionalChain, float] | None = None
         self.codec_, encoded = learnable(data, schema)
         self.supports_ = supports(self.codec_, encoded)
         information = mutual_information(encoded, self.codec_, self.seed)
@@ -221,7 +223,7 @@ class Forest(Conditional):
         rng = block.rng()
         encoded = self._draw(block.size, rng)
         if self.verbatim_guard:
-            self._redraw_copies(encoded, self._draw, rng)
+            self._redraw_copies(encoded, self._draw, self._keep(encoded), rng)
         frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
         return frame
 
@@ -229,7 +231,7 @@ class Forest(Conditional):
         self, block: Block, cells: Mapping[int, Cells], conditions: Conditions
     ) -> EncodedTable:
         rng = block.rng()
-        rows = self._under(cells)
+        rows, keep = self._under(cells)
         names = [self.codec_.columns[column].column.name for column in rows.impossible() or cells]
 
         def draw(size: int, rng: np.random.Generator) -> EncodedTable:
@@ -240,16 +242,21 @@ class Forest(Conditional):
 
         encoded = draw(block.size, rng)
         if self.verbatim_guard:
-            self._redraw_copies(encoded, draw, rng)
+            self._redraw_copies(encoded, draw, keep, rng)
         return encoded
 
-    def _under(self, cells: Mapping[int, Cells]) -> ConditionalChain:
-        """The columns under conditions; kept, since all blocks of a sample share it."""
+    def _under(self, cells: Mapping[int, Cells]) -> tuple[ConditionalChain, float]:
+        """The columns under conditions, and the share of copies that is let through.
+
+        The share is that of a sample without conditions: where real rows are rare, so are natural
+        copies. Both are kept, since all blocks of a sample share them.
+        """
         key = tuple((c, cell.codes.tobytes(), cell.intervals) for c, cell in cells.items())
         if self.under_ is None or self.under_[0] != key:
             seed = derive_seed("forest guides", self.seed)
-            self.under_ = key, ConditionalChain.of(self._chain(), cells, seed)
-        return self.under_[1]
+            keep = self._keep(self._draw(_GUARD_ROWS, np.random.default_rng(seed)))
+            self.under_ = key, ConditionalChain.of(self._chain(), cells, seed), keep
+        return self.under_[1:]
 
     def _fill_block(
         self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray
@@ -265,9 +272,14 @@ class Forest(Conditional):
         chain.extend(encoded, 0, rng)
         return encoded
 
-    def _redraw_copies(self, encoded: EncodedTable, draw: _Draw, rng: np.random.Generator) -> None:
+    def _keep(self, encoded: EncodedTable) -> float:
+        return CopyGuard(self.once_, self.natural_).keep(encoded)
+
+    def _redraw_copies(
+        self, encoded: EncodedTable, draw: _Draw, keep: float, rng: np.random.Generator
+    ) -> None:
         guard = CopyGuard(self.once_, self.natural_)
-        guard.clean(encoded, rng, lambda rows: draw(len(rows), rng))
+        guard.clean(encoded, rng, lambda rows: draw(len(rows), rng), keep=keep)
 
     def _state(self) -> tuple[Arrays, dict[str, Any]]:
         arrays = {**supports_state(self.supports_), "once": self.once_}

@@ -26,11 +26,18 @@ class CopyGuard:
     once: np.ndarray
     natural: float
 
+    def keep(self, encoded: EncodedTable) -> float:
+        """The share of the copies among snapped rows that leaves them at the natural rate."""
+        copied = int(contains(self.once, row_hashes(encoded)).sum())
+        return min(1.0, self.natural * len(encoded) / max(copied, 1))
+
     def clean(
         self,
         encoded: EncodedTable,
         rng: np.random.Generator,
         draw: Callable[[np.ndarray], EncodedTable],
+        *,
+        keep: float | None = None,
     ) -> None:
         """Replace copies beyond the natural rate, in place.
 
@@ -38,9 +45,10 @@ class CopyGuard:
             encoded: snapped rows.
             rng: decides which copies stay.
             draw: gives new rows for these positions.
+            keep: the share of copies that stays, by default that of ``keep(encoded)``.
         """
+        keep = self.keep(encoded) if keep is None else keep
         copied = np.flatnonzero(contains(self.once, row_hashes(encoded)))
-        keep = min(1.0, self.natural * len(encoded) / max(len(copied), 1))
         rows = copied[rng.random(len(copied)) >= keep]
         for _ in range(_REDRAWS):
             if len(rows) == 0:
