@@ -28,10 +28,10 @@ from generators.tabular.trees import Trees
 
 # Particles for each row of a sample, at least so many in all, and at most.
 _SPARE = 8
-_LEAST, _MOST = 4_096, 262_144
+_LEAST, _MOST = 2_048, 262_144
 _MOST_CELLS = 8_388_608
 # Rows that guides learn from, and the size of a guide.
-_PILOT = 32_768
+_PILOT = 8_192
 _GUIDE_LEAVES = 128
 _GUIDE_LEAF = 20
 # A guide never rules a row out: this share of its mean is added.
