@@ -54,7 +54,7 @@ from .sources import RawTable, read_source, source_for_path
 from .spec import DatasetSpec, SampleSpec
 
 SHEET = "contact_sheet.png"
-DEFAULT_GENERATOR = {"table": "forest", "image": "diffusion"}
+DEFAULT_GENERATOR = {"table": "autoregressive", "image": "diffusion"}
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class Forest(Conditional):
     verbatim_guard: bool = True
 
     name: ClassVar[str] = "forest"
-    suits: ClassVar[str] = "the default for tables on a CPU"
+    suits: ClassVar[str] = "tables of few rows or in few seconds; copies least of what is rare"
     modality: ClassVar[Modality] = "table"
 
     def __post_init__(self) -> None:

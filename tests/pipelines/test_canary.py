@@ -205,14 +205,14 @@ def _write_pictures(folder: Path) -> None:
 def commands(sources: Path, out: Path) -> dict[str, list[str]]:
     table = str(sources / "people.csv")
     common = ["--contract", str(out / "table.yaml"), "--target", "income"]
-    quick = ["--set", "trees=2"]
+    quick = ["--set", "epochs=2"]
     settings = [part for setting in COPIER for part in ("--set", setting)]
     bad = [*common, "--generator", "independent"]
     pictures = ["--contract", str(out / "image.yaml"), "--set", "steps=3", "--set", "width=8"]
     run = {
         "published": [str(sources / "people.parquet"), *common, *quick],
         "published images": [str(sources / "pictures"), *pictures, "--rows", "20"],
-        "quarantined": [table, "--name", "copied", *common, *settings],
+        "quarantined": [table, "--name", "copied", *common, "--generator", "forest", *settings],
         "bad column": [str(sources / "column.csv"), *bad, "--kind", "age=numerical"],
         "training error": [table, *common, "--generator", "quoting"],
         "sampling error": [table, *common, "--generator", "raising"],

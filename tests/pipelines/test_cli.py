@@ -80,7 +80,7 @@ def test_verify_finds_a_flipped_byte(published: tuple[Path, dict[str, object]]) 
 def test_fit_sample_validate(published: tuple[Path, dict[str, object]]) -> None:
     folder, _ = published
     fitted = json.loads(
-        likeness("fit", "people.csv", "--set", "trees=2", "--json", cwd=folder).stdout
+        likeness("fit", "people.csv", "--set", "epochs=2", "--json", cwd=folder).stdout
     )
     for seed, name in ((1, "a"), (1, "b"), (2, "c")):
         options = ["--rows", 300, "--seed", seed, "--output", f"{name}.parquet"]
@@ -117,7 +117,7 @@ def test_fit_sample_validate(published: tuple[Path, dict[str, object]]) -> None:
         (["good.csv", "--protected", "race"], "race is not one"),
         (["good.csv", "--generator", "forrest"], "did you mean 'forest'"),
         (["good.csv", "--generator", "diffusion"], "diffusion is for images"),
-        (["good.csv", "--set", "treez=3"], "did you mean 'trees'"),
+        (["good.csv", "--set", "epoch=3"], "did you mean 'epochs'"),
         (["good.csv", "--set", "trees"], "takes NAME=VALUE"),
         (["good.csv", "--contract", "lenient"], "lenient"),
         (["good.csv", "--rows", "0"], "--rows"),
