@@ -30,8 +30,9 @@ from generators.tabular.trees import Trees
 _SPARE = 8
 _LEAST, _MOST = 2_048, 262_144
 _MOST_CELLS = 8_388_608
-# Rows that guides learn from, and the size of a guide.
+# Rows that guides learn from, columns that they ask about, and their size.
 _PILOT = 8_192
+_GUIDE_FEATURES = 12
 _GUIDE_LEAVES = 128
 _GUIDE_LEAF = 20
 # A guide never rules a row out: this share of its mean is added.
@@ -160,9 +161,10 @@ class ConditionalChain:
         encoded, weights = self.chain.empty(pool), np.ones(pool)
         for place, column in enumerate(self.chain.order[: self.last + 1]):
             weights = weights * self._draw_column(encoded, column, rng)
-            if place not in self.guides:
+            news = place in self.guides or column in self.restricted
+            if place == self.last or not news:
                 continue
-            likely = self.guides[place](encoded)
+            likely = self.guides[place](encoded) if place in self.guides else np.ones(pool)
             if effective_size(weights * likely) < pool / 2 and weights.any():
                 chosen = systematic(weights * likely, pool, rng)
                 encoded, weights = encoded.take(chosen), 1 / likely[chosen]
@@ -184,7 +186,7 @@ class ConditionalChain:
         return share
 
     def _learn(self, rng: np.random.Generator) -> dict[int, Guide]:
-        """A guide for every place before the last conditioned column."""
+        """Guides after the columns that have a condition or tell of one to come."""
         if self.last == 0 or self.impossible():
             return {}
         pilot = self.chain.empty(_PILOT)
@@ -192,24 +194,31 @@ class ConditionalChain:
         shares = [self._draw_column(pilot, column, rng) for column in order]
         guides: dict[int, Guide] = {}
         possible = np.ones(_PILOT, dtype=bool)
-        scales = self._scales()
+        scales = self._telling()
         for place in range(self.last):
             possible &= shares[place] > 0
             asked = [column for column in order[: place + 1] if column in scales]
-            if asked and possible.sum() > 2 * _GUIDE_LEAF:
+            news = order[place] in scales or order[place] in self.restricted
+            if asked and news and possible.sum() > 2 * _GUIDE_LEAF:
                 features = Predictors(np.array(asked), [scales[column] for column in asked])
                 likely = np.prod(shares[place + 1 :], axis=0)[possible]
                 guides[place] = _guide(features, pilot.take(possible), likely)
         return guides
 
-    def _scales(self) -> dict[int, Scale]:
-        """The columns that conditioned columns are predicted from, as these see them."""
+    def _telling(self) -> dict[int, Scale]:
+        """The columns that the trees of conditioned columns ask about most, as these see them."""
         scales: dict[int, Scale] = {}
+        asked = np.zeros(len(self.chain.supports), dtype=np.int64)
         for column in self.restricted:
-            predictors = self.chain.predictors[column]
-            for asked, scale in zip(predictors.columns.tolist(), predictors.scales, strict=True):
-                scales.setdefault(asked, scale)
-        return scales
+            predictors, trees = self.chain.predictors[column], self.chain.trees[column]
+            counts = np.bincount(
+                trees.feature[trees.feature >= 0], minlength=len(predictors.scales)
+            )
+            np.add.at(asked, predictors.columns, counts)
+            for other, scale in zip(predictors.columns.tolist(), predictors.scales, strict=True):
+                scales.setdefault(other, scale)
+        most = np.argsort(-asked, kind="stable")[:_GUIDE_FEATURES]
+        return {int(column): scales[int(column)] for column in most if asked[column] > 0}
 
 
 def _guide(features: Predictors, rows: EncodedTable, likely: np.ndarray) -> Guide:
@@ -283,16 +292,14 @@ def complete(
 @dataclass(frozen=True)
 class _Filler:
     chain: Chain
-    likelihoods: Mapping[int, LeafLikelihood]
+    likelihoods: dict[int, LeafLikelihood]
     restricted: Mapping[int, RestrictedLeaves]
 
     @classmethod
     def of(cls, chain: Chain, present: np.ndarray) -> _Filler:
-        supports, trees = chain.supports, chain.trees
-        likelihoods = {c: LeafLikelihood.of(supports[c], trees[c].leaves) for c in chain.order}
         gapless = [column for column in chain.order if present[column]]
-        restricted = {c: chain.restricted(c, without_missing(supports[c])) for c in gapless}
-        return cls(chain, likelihoods, restricted)
+        restricted = {c: chain.restricted(c, without_missing(chain.supports[c])) for c in gapless}
+        return cls(chain, {}, restricted)
 
     def __call__(
         self, rows: EncodedTable, given: np.ndarray, candidates: int, rng: np.random.Generator
@@ -331,6 +338,9 @@ class _Filler:
     def _likelihood(
         self, encoded: EncodedTable, column: int, some: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
+        if column not in self.likelihoods:
+            support, leaves = self.chain.supports[column], self.chain.trees[column].leaves
+            self.likelihoods[column] = LeafLikelihood.of(support, leaves)
         part = encoded.take(some)
         leaf = self.chain.leaf(column, part, rng)
         return self.likelihoods[column](leaf, part.codes[:, column], part.values[:, column])
