@@ -10,6 +10,7 @@ import json
 import platform
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -274,7 +275,16 @@ def publish(release: Release) -> Published:
     request = _request(release, ready, verdict)
     leak_scan = require_clean(release, request)
     facts = {**request.facts, "reproduce": {**request.facts["reproduce"], "leak_scan": leak_scan}}
-    return publish_to_lake(release.home.lake, replace(request, facts=facts))
+
+    def inspect(texts: Mapping[str, str]) -> None:
+        scan({}, texts, release.real.sensitive, _declared(release))
+
+    return publish_to_lake(release.home.lake, replace(request, facts=facts), inspect)
+
+
+def _declared(release: Release) -> str:
+    """What the owner has declared for publication, as text."""
+    return "\n".join([release.spec.model_dump_json(), release.real.schema.to_json()])
 
 
 def require_clean(release: Release, request: PublishRequest) -> dict[str, Any]:
@@ -285,9 +295,8 @@ def require_clean(release: Release, request: PublishRequest) -> dict[str, Any]:
     """
     data = comparison(release)
     copies, expected = count_copies(data.synthetic, data.train, data.holdout, data.schema)
-    allowed = "\n".join([release.spec.model_dump_json(), data.schema.to_json()])
     texts = {"manifest": json.dumps(dict(request.facts), ensure_ascii=False)}
-    searched = scan(request.files, texts, release.real.sensitive, allowed)
+    searched = scan(request.files, texts, release.real.sensitive, _declared(release))
     found = LeakScan(len(request.files) + len(texts), searched, copies, round(expected, 1))
     return asdict(found)
 

@@ -259,6 +259,6 @@ def _own_words() -> str:
     found = importlib.util.find_spec("great_expectations")
     if found is not None and found.origin is not None:
         folders.append(Path(found.origin).parent / "render")
-    kinds = {".py", ".yaml", ".j2", ".css", ".js", ".html"}
+    kinds = {".py", ".yaml", ".json", ".j2", ".css", ".js", ".html"}
     files = (f for folder in folders for f in sorted(folder.rglob("*")) if f.suffix in kinds)
     return "\n".join(file.read_text(encoding="utf-8", errors="ignore") for file in files)

@@ -23,7 +23,13 @@ README = "README.md"
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        # A manifest is written with all its fields, and its JSON Schema says so.
+        json_schema_serialization_defaults_required=True,
+    )
 
 
 class ColumnInfo(_Record):
@@ -119,10 +125,10 @@ class FileEntry(_Record):
     """One published file. Data files also have rows, row groups, a content digest and a split."""
 
     path: str
-    bytes: int
-    sha256: str
-    rows: int | None = None
-    row_groups: int | None = None
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    rows: int | None = Field(default=None, ge=0)
+    row_groups: int | None = Field(default=None, ge=0)
     content_digest: str | None = None
     split: str | None = None
 
@@ -137,7 +143,7 @@ class Manifest(Facts):
     key: str
     created_at: str
     content_digest: str
-    rows: int
+    rows: int = Field(ge=0)
     columns: tuple[ColumnInfo, ...]
     verdict: VerdictSummary
     files: tuple[FileEntry, ...]

@@ -17,7 +17,7 @@ import io
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -46,6 +46,7 @@ from .manifest import (
     iso,
     sha256,
 )
+from .metadata import MANIFEST_SCHEMA, TABLE_SCHEMA, describe
 from .parquet import read_parquet
 from .store import (
     LocalStore,
@@ -57,6 +58,7 @@ from .store import (
 )
 from .verify import check_snapshot, dataset_digest, file_sha256, verdict_problem
 
+WRITTEN_HERE = (MANIFEST, MANIFEST_SCHEMA, TABLE_SCHEMA)
 _DATA = re.compile(r"^data/([a-z]+)-\d{5}-of-\d{5}\.parquet$")
 
 
@@ -95,10 +97,10 @@ class PublishRequest:
         _utc(self.created_at)
         for name in self.files:
             check_name(name)
-            if name == MANIFEST or (name.startswith("data/") and not _DATA.fullmatch(name)):
+            if name in WRITTEN_HERE or (name.startswith("data/") and not _DATA.fullmatch(name)):
                 raise ParameterError(
-                    f"data files must be called data/train-00000-of-00001.parquet and {MANIFEST} "
-                    f"is written here; got {name!r}; rename it"
+                    "data files must be called data/train-00000-of-00001.parquet and "
+                    f"{', '.join(WRITTEN_HERE)} are written here; got {name!r}; rename it"
                 )
         if VERDICT not in self.files or not any(_DATA.fullmatch(name) for name in self.files):
             raise ParameterError(
@@ -107,7 +109,11 @@ class PublishRequest:
             )
 
 
-def publish(lake: Path, release: PublishRequest) -> Published:
+Inspect = Callable[[Mapping[str, str]], object]
+"""Is shown the texts that are written here, by name; what it raises stops the publication."""
+
+
+def publish(lake: Path, release: PublishRequest, inspect: Inspect | None = None) -> Published:
     """Publish ``release`` in ``lake`` and return its version; a known key returns the old one.
 
     Raises:
@@ -115,15 +121,17 @@ def publish(lake: Path, release: PublishRequest) -> Published:
             or the key's version is retired; nothing was published.
         DataError: a data file cannot be read.
     """
-    entry, existing = publish_to(LocalStore(lake), release)
+    entry, existing = publish_to(LocalStore(lake), release, inspect)
     return log.published(lake, release.dataset, entry, existing=existing)
 
 
-def publish_to(store: Store, release: PublishRequest) -> tuple[LogEntry, bool]:
+def publish_to(
+    store: Store, release: PublishRequest, inspect: Inspect | None = None
+) -> tuple[LogEntry, bool]:
     """``publish`` into any store: the log entry, and whether the key was there before."""
     entry, existing = log.find(store, release.dataset, release.key), True
     if entry is None:
-        entry, existing = _stage_and_commit(store, release)
+        entry, existing = _stage_and_commit(store, release, inspect)
     elif log.tombstone(store, release.dataset, entry):
         raise PublicationError(
             f"a retired release stays retired, this one was version {entry.version}; "
@@ -133,10 +141,12 @@ def publish_to(store: Store, release: PublishRequest) -> tuple[LogEntry, bool]:
     return entry, existing
 
 
-def _stage_and_commit(store: Store, release: PublishRequest) -> tuple[LogEntry, bool]:
+def _stage_and_commit(
+    store: Store, release: PublishRequest, inspect: Inspect | None
+) -> tuple[LogEntry, bool]:
     staging = f"{release.dataset}/.staging/{uuid.uuid4().hex}"
     with removed_afterwards(store, staging):
-        manifest = _stage(store, release, staging)
+        manifest = _stage(store, release, staging, inspect)
         digest = sha256(manifest.to_bytes())
         commit = Commit(
             key=release.key,
@@ -152,7 +162,9 @@ def _stage_and_commit(store: Store, release: PublishRequest) -> tuple[LogEntry, 
     return entry, existing
 
 
-def _stage(store: Store, release: PublishRequest, staging: str) -> Manifest:
+def _stage(
+    store: Store, release: PublishRequest, staging: str, inspect: Inspect | None
+) -> Manifest:
     files, tables = [], []
     for name, source in release.files.items():
         with source.open("rb") as stream:
@@ -165,10 +177,17 @@ def _stage(store: Store, release: PublishRequest, staging: str) -> Manifest:
     verdict = store.get(f"{staging}/{VERDICT}")
     _require_judged(release, verdict, tables)
     manifest = _build(release, verdict, tuple(files))
+    written = describe(manifest, _joined(tables))
     if not manifest.has(README):
-        store.add(f"{staging}/{README}", io.BytesIO(render_card(manifest).encode()))
-        manifest = _build(release, verdict, (*files, _measure(store, staging, README)))
-    store.add(f"{staging}/{MANIFEST}", io.BytesIO(manifest.to_bytes()))
+        written[README] = render_card(manifest).encode()
+    for name, content in written.items():
+        store.add(f"{staging}/{name}", io.BytesIO(content))
+        files.append(_measure(store, staging, name))
+    manifest = _build(release, verdict, tuple(files))
+    written[MANIFEST] = manifest.to_bytes()
+    if inspect is not None:
+        inspect({name: content.decode() for name, content in written.items()})
+    store.add(f"{staging}/{MANIFEST}", io.BytesIO(written[MANIFEST]))
     return manifest
 
 
@@ -225,6 +244,10 @@ def _measure_data(
         "split": split,
     }
     return table, file.model_copy(update=measured)
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
 
 
 def _require_judged(release: PublishRequest, verdict: bytes, tables: list[pa.Table]) -> None:

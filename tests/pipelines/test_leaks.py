@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -125,5 +126,14 @@ def test_nothing_is_committed_when_an_artefact_leaks(tmp_path: Path) -> None:
         steps.publish(release)
     assert not (home.lake / "toy").exists()
     report.write_text(honest)
+    # A value that stands nowhere but in what the commit itself writes.
+    kept = release.real.sensitive
+    (data,) = steps.candidate_files(steps.candidate(release).folder)
+    digest = hashlib.sha256(data.read_bytes()).hexdigest()
+    Sensitive({"side": (digest,)}).write(release.real.folder / "sensitive.json")
+    with pytest.raises(LeakError, match=r"manifest\.json"):
+        steps.publish(release)
+    kept.write(release.real.folder / "sensitive.json")
+    assert not list((home.lake / "toy").glob("_log/*"))
     facts = json.loads((steps.publish(release).path / "manifest.json").read_text())
     assert facts["reproduce"]["leak_scan"]["sensitive_values"] >= 1

@@ -1,0 +1,88 @@
+"""What a published version says of itself to machines, beside its manifest.
+
+``manifest.schema.json`` is the JSON Schema (draft 2020-12) of ``manifest.json``; ``schema.json`` is
+a Table Schema (https://datapackage.org/standard/table-schema/) of the columns. All of it is made
+from the declared schema and the synthetic rows alone, and the same release gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .manifest import ColumnInfo, Manifest, canonical_json
+
+MANIFEST_SCHEMA = "manifest.schema.json"
+TABLE_SCHEMA = "schema.json"
+
+# A column of more categories than this is described by its type; a list would help nobody.
+_MAX_CATEGORIES = 1_000
+_TABLE_SCHEMA_PROFILE = "https://datapackage.org/profiles/2.0/tableschema.json"
+_FIELD_TYPES = {
+    "bool": "boolean",
+    "string": "string",
+    "date": "date",
+    "time": "time",
+    "duration": "duration",
+}
+
+
+def describe(manifest: Manifest, table: pa.Table) -> dict[str, bytes]:
+    """The files that describe a version to machines: name in the snapshot -> bytes.
+
+    Args:
+        manifest: of the version, as far as it is known: without these files.
+        table: all rows of the version, in their order.
+    """
+    return {
+        MANIFEST_SCHEMA: manifest_schema(),
+        TABLE_SCHEMA: canonical_json(table_schema(manifest.columns, table)),
+    }
+
+
+def manifest_schema() -> bytes:
+    """The JSON Schema of ``manifest.json`` that this version of Likeness publishes."""
+    return (files("pipelines.publication") / "schemas" / "manifest-1.json").read_bytes()
+
+
+def table_schema(columns: tuple[ColumnInfo, ...], table: pa.Table) -> dict[str, Any]:
+    """The columns as a Table Schema; categories are those that the synthetic rows show.
+
+    ``missingValues`` is empty since Parquet has nulls of its own: an empty text is a text.
+    ``likeness:missing`` counts the nulls, ``likeness:type`` is the exact stored type.
+    """
+    return {
+        "$schema": _TABLE_SCHEMA_PROFILE,
+        "fields": [_field(column, table.column(column.name)) for column in columns],
+        "missingValues": [],
+    }
+
+
+def _field(column: ColumnInfo, values: pa.ChunkedArray) -> dict[str, Any]:
+    constraints: dict[str, Any] = {"required": not column.nullable}
+    kind = _field_type(column.type)
+    if column.kind == "categorical" and kind in ("integer", "string"):
+        shown = pc.unique(values).drop_null()
+        if len(shown) <= _MAX_CATEGORIES:
+            constraints["enum"] = sorted(shown.to_pylist())
+    field = {
+        "name": column.name,
+        "type": kind,
+        "description": column.description,
+        "constraints": constraints,
+        "likeness:kind": column.kind,
+        "likeness:type": column.type,
+        "likeness:missing": values.null_count,
+    }
+    return field | ({"likeness:role": column.role} if column.role else {})
+
+
+def _field_type(logical: str) -> str:
+    if logical.startswith("timestamp"):
+        return "datetime"
+    if logical.startswith(("int", "uint")):
+        return "integer"
+    return "number" if logical.startswith("float") else _FIELD_TYPES.get(logical, "any")
