@@ -1,7 +1,8 @@
 """What a published version says of itself to machines, beside its manifest.
 
 ``manifest.schema.json`` is the JSON Schema (draft 2020-12) of ``manifest.json``; ``schema.json`` is
-a Table Schema (https://datapackage.org/standard/table-schema/) of the columns. All of it is made
+a Table Schema (https://datapackage.org/standard/table-schema/) of the columns; ``croissant.json``
+is for machine learning tools. All of it is made
 from the declared schema and the synthetic rows alone, and the same release gives the same bytes.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .croissant import CROISSANT, croissant
 from .manifest import ColumnInfo, Manifest, canonical_json
 
 MANIFEST_SCHEMA = "manifest.schema.json"
@@ -40,6 +42,7 @@ def describe(manifest: Manifest, table: pa.Table) -> dict[str, bytes]:
     return {
         MANIFEST_SCHEMA: manifest_schema(),
         TABLE_SCHEMA: canonical_json(table_schema(manifest.columns, table)),
+        CROISSANT: canonical_json(croissant(manifest)),
     }
 
 

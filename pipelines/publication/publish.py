@@ -32,6 +32,7 @@ from generators.schema import ImageSchema, Schema
 
 from . import log
 from .card import render_card
+from .croissant import CROISSANT
 from .digest import content_digest
 from .log import Commit, LogEntry, Published
 from .manifest import (
@@ -58,7 +59,7 @@ from .store import (
 )
 from .verify import check_snapshot, dataset_digest, file_sha256, verdict_problem
 
-WRITTEN_HERE = (MANIFEST, MANIFEST_SCHEMA, TABLE_SCHEMA)
+WRITTEN_HERE = (MANIFEST, MANIFEST_SCHEMA, TABLE_SCHEMA, CROISSANT)
 _DATA = re.compile(r"^data/([a-z]+)-\d{5}-of-\d{5}\.parquet$")
 
 

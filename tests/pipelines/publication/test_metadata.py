@@ -8,6 +8,7 @@ import jsonschema
 import pandas as pd
 import pytest
 
+from pipelines.publication.croissant import CROISSANT
 from pipelines.publication.manifest import Manifest
 from pipelines.publication.metadata import MANIFEST_SCHEMA, TABLE_SCHEMA
 from pipelines.publication.publish import publish
@@ -113,7 +114,7 @@ def test_the_table_schema_of_images_has_their_classes_and_pictures(make_release,
 def test_metadata_are_verified_and_the_same_each_time(make_release, tmp_path):
     one = publish(tmp_path / "one", make_release())
     other = publish(tmp_path / "other", make_release(folder="again"))
-    for name in (MANIFEST_SCHEMA, TABLE_SCHEMA):
+    for name in (MANIFEST_SCHEMA, TABLE_SCHEMA, CROISSANT):
         assert one.manifest().has(name)
         assert (one.path / name).read_bytes() == (other.path / name).read_bytes()
     assert verify(tmp_path / "one", "people").passed
@@ -134,5 +135,5 @@ def test_what_is_written_at_the_commit_is_inspected_before_it(make_release, tmp_
 
     with pytest.raises(Refusal):
         publish(tmp_path / "lake", make_release(), refuse)
-    assert {"manifest.json", "README.md", MANIFEST_SCHEMA, TABLE_SCHEMA} <= set(seen)
+    assert {"manifest.json", "README.md", MANIFEST_SCHEMA, TABLE_SCHEMA, CROISSANT} <= set(seen)
     assert not any((tmp_path / "lake").rglob("*.json"))
