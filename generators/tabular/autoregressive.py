@@ -244,24 +244,29 @@ class Autoregressive(Resumable, Conditional, Density):
             enough=training.enough,
         )
         self.network_: ConditionalNetwork = training.result()
-        self.guard_ = self._guard(snapped(encoded, self.codec_), training.held.cpu().numpy())
+        self.guard_, self.keep_ = self._guard(
+            snapped(encoded, self.codec_), training.held.cpu().numpy()
+        )
 
-    def _guard(self, rows: EncodedTable, held: np.ndarray) -> CopyGuard:
-        """The guard against copies, whose rate is that at which rows held out are hit.
+    def _guard(self, rows: EncodedTable, held: np.ndarray) -> tuple[CopyGuard, float]:
+        """The guard against copies, and the share of copies that stays under conditions.
 
         A fresh real row hits the rows seen once at the Good-Turing rate, a model less often, for
-        it is smoother than the truth; the rows that the training did not see tell how often.
+        it is smoother than the truth; the rows held out from the training tell how often. Under
+        conditions copies are natural that are rare among all rows, so there the share decides.
         """
         guard = CopyGuard(*copy_profile(rows))
-        if not self.verbatim_guard or guard.natural == 0 or len(held) == 0:
-            return guard
-        hashes = row_hashes(rows.take(held))
-        unseen = np.sort(hashes[contains(guard.once, hashes)])
+        if not self.verbatim_guard or guard.natural == 0:
+            return guard, 0.0
         n = min(max(len(rows), _PROBE_ROWS[0]), _PROBE_ROWS[1])
-        drawn = self._draw_rows(n, derive_seed(self.name, self.seed, "probe"))
-        hits = int(contains(unseen, row_hashes(snapped(drawn, self.codec_))).sum())
-        rate = hits / n * len(guard.once) / max(len(unseen), 1)
-        return CopyGuard(guard.once, min(guard.natural, rate))
+        drawn = snapped(self._draw_rows(n, derive_seed(self.name, self.seed, "probe")), self.codec_)
+        if len(held):
+            hashes = row_hashes(rows.take(held))
+            unseen = np.sort(hashes[contains(guard.once, hashes)])
+            hits = int(contains(unseen, row_hashes(drawn)).sum())
+            rate = hits / n * len(guard.once) / max(len(unseen), 1)
+            guard = CopyGuard(guard.once, min(guard.natural, rate))
+        return guard, guard.keep(drawn)
 
     def _sampling_order(self, codec: TableCodec, encoded: EncodedTable) -> list[int]:
         """Sub-columns: those of the telling columns first, a fine one after its coarse one."""
@@ -278,9 +283,13 @@ class Autoregressive(Resumable, Conditional, Density):
         return frame
 
     def _clean(
-        self, encoded: EncodedTable, block: Block, draw: Callable[[np.ndarray, int], EncodedTable]
+        self,
+        encoded: EncodedTable,
+        block: Block,
+        draw: Callable[[np.ndarray, int], EncodedTable],
+        keep: float | None = None,
     ) -> None:
-        """Take copies out of a block; ``draw`` gives snapped rows for positions and a seed."""
+        """Take copies out of a block; ``draw`` gives rows for positions and a seed."""
         encoded.values[:] = snapped(encoded, self.codec_).values
         rng = np.random.default_rng(derive_seed("copies", block.seed))
         seeds = itertools.count()
@@ -289,7 +298,7 @@ class Autoregressive(Resumable, Conditional, Density):
             seed = derive_seed("again", block.seed, next(seeds))
             return snapped(draw(rows, seed), self.codec_)
 
-        self.guard_.clean(encoded, rng, again)
+        self.guard_.clean(encoded, rng, again, keep=keep)
 
     def _draw_rows(self, n: int, seed: int) -> EncodedTable:
         nothing = np.zeros((n, len(self.order_)), np.int64)
@@ -314,7 +323,7 @@ class Autoregressive(Resumable, Conditional, Density):
 
         encoded = draw(block.size, block.seed)
         if self.verbatim_guard:
-            self._clean(encoded, block, lambda rows, seed: draw(len(rows), seed))
+            self._clean(encoded, block, lambda rows, seed: draw(len(rows), seed), self.keep_)
         return encoded
 
     def _shares(self, cells: Mapping[int, Cells]) -> dict[int, torch.Tensor]:
@@ -470,6 +479,7 @@ class Autoregressive(Resumable, Conditional, Density):
             "cells": self.tokens_.to_json(),
             "order": self.order_,
             "natural": self.guard_.natural,
+            "keep": self.keep_,
         }
         arrays = {**module_arrays(self.network_, "network."), **self.tokens_.arrays()}
         return {**arrays, "once": self.guard_.once}, state
@@ -480,6 +490,7 @@ class Autoregressive(Resumable, Conditional, Density):
         self.tokens_ = TwoLevelTokens.restore(self.codec_, arrays, state["cells"])
         self.order_ = [int(at) for at in state["order"]]
         self.guard_ = CopyGuard(arrays["once"], float(state["natural"]))
+        self.keep_ = float(state["keep"])
         # The weights are overwritten; the seed only has to be some seed.
         self.network_ = build(self._network, "cpu", torch_generator("cpu", self.name, "restore"))
         load_module_arrays(self.network_, arrays, "network.")
