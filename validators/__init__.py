@@ -21,6 +21,7 @@ VALIDATORS: Registry[Validator] = Registry(
         "image-fidelity": "validators.image:ImageFidelity",
         "image-utility": "validators.image:ImageUtility",
         "membership": "validators.privacy.membership:Membership",
+        "subgroups": "validators.subgroups:Subgroups",
         "utility": "validators.utility:Utility",
     },
 )

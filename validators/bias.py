@@ -25,7 +25,7 @@ _POWER = 2.487 / 1.96
 # A positive label rarer than this says little about any group.
 _RARE_LABEL = 0.01
 # A mean of fewer rows has no variance to speak of; such a loss shows in the representation.
-_MIN_PART = 10
+MIN_PART = 10
 
 Table = Literal["train", "holdout", "synthetic"]
 TABLES: tuple[Table, ...] = ("train", "holdout", "synthetic")
@@ -56,18 +56,18 @@ class Bias:
             return [skipped(metric, "bias", reason) for metric in METRICS]
         if comparison.equal_size < 1:
             return [skipped(metric, "bias", "needs rows in each table") for metric in METRICS]
-        groups = list(self._groups(comparison))
+        groups = list(self.groups(comparison))
         return [*self._representation(groups), *self._labels(comparison, groups)]
 
-    def _representation(self, groups: list[_Group]) -> list[Score]:
+    def _representation(self, groups: list[Group]) -> list[Score]:
         assessed = [group for group in groups if group.holdout.sum() >= self.min_rows]
         if not assessed:
             reason = f"no group has the {self.min_rows} holdout rows that a ratio needs"
             return [*self._unassessed("representation_ratio", groups), _none(METRICS[0], reason)]
         level = bonferroni(0.95, len(assessed))
         each = [_ratio_score(group) for group in assessed]
-        worst = _largest([_log_ratio(group, level) for group in assessed])
-        reference = _largest([_log_ratio(group, level, "train") for group in assessed])
+        worst = largest([_log_ratio(group, level) for group in assessed])
+        reference = largest([_log_ratio(group, level, "train") for group in assessed])
         low, high = np.exp(worst.low), np.exp(worst.high)
         summary = Score(
             metric="representation_worst",
@@ -81,8 +81,8 @@ class Bias:
         )
         return [*each, *self._unassessed("representation_ratio", groups), summary]
 
-    def _labels(self, comparison: Comparison, groups: list[_Group]) -> list[Score]:
-        labels = _labels(comparison)
+    def _labels(self, comparison: Comparison, groups: list[Group]) -> list[Score]:
+        labels = outcome(comparison)
         if isinstance(labels, str):
             return [_none("label_drift_worst", labels)]
         scores, drifts, references = [], [], []
@@ -103,24 +103,24 @@ class Bias:
         if not drifts:
             reason = f"no group has the {self.min_rows} holdout rows that a drift needs"
             return [*scores, _none("label_drift_worst", reason)]
-        worst = _largest(drifts)
+        worst = largest(drifts)
         summary = Score(
             metric="label_drift_worst",
             dimension="bias",
             value=worst.value,
             low=worst.low,
             high=worst.high,
-            reference=_largest(references).value if references else None,
+            reference=largest(references).value if references else None,
             unit=labels.unit,
             n=len(comparison.synthetic),
         )
         return [*scores, summary]
 
-    def _has_rest(self, group: _Group) -> bool:
+    def _has_rest(self, group: Group) -> bool:
         inside = int(group.holdout.sum())
         return min(inside, len(group.holdout) - inside) >= self.min_rows
 
-    def _unassessed(self, metric: str, groups: list[_Group]) -> list[Score]:
+    def _unassessed(self, metric: str, groups: list[Group]) -> list[Score]:
         """Small groups are listed, never dropped."""
         return [
             skipped(
@@ -133,7 +133,8 @@ class Bias:
             if metric == "label_drift" or group.holdout.sum() < self.min_rows
         ]
 
-    def _groups(self, comparison: Comparison) -> Iterator[_Group]:
+    def groups(self, comparison: Comparison) -> Iterator[Group]:
+        """Levels of the protected columns and their two-way intersections; rare ones lumped."""
         train, holdout, synthetic, schema = comparison.frames()
         protected = []
         for name in schema.protected:
@@ -179,7 +180,7 @@ class Bias:
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """Which rows of each table belong to a group: boolean (N,)."""
 
     subject: str
@@ -195,7 +196,7 @@ class _Group:
 
 
 @dataclass(frozen=True)
-class _Labels:
+class Labels:
     """The outcome in each table: 0 or 1, or a number over its real standard deviation.
 
     A missing outcome is NaN and counts in no mean.
@@ -205,7 +206,7 @@ class _Labels:
     unit: str
     values: dict[Table, np.ndarray]
 
-    def drift(self, group: _Group, table: Table, level: float) -> Estimate | None:
+    def drift(self, group: Group, table: Table, level: float) -> Estimate | None:
         """Signed difference, to the holdout, of (mean in the group - mean outside)."""
         signed, variance = 0.0, 0.0
         sides: tuple[tuple[Table, int], ...] = ((table, 1), ("holdout", -1))
@@ -213,7 +214,7 @@ class _Labels:
             values, members = self.values[name], group.of(name)
             known = ~np.isnan(values)
             for part, side in ((values[known & members], 1), (values[known & ~members], -1)):
-                if len(part) < _MIN_PART:
+                if len(part) < MIN_PART:
                     return None
                 signed += sign * side * float(part.mean())
                 variance += self._variance(part)
@@ -231,7 +232,7 @@ class _Labels:
         return successes / n * (1 - successes / n) / n
 
 
-def _labels(comparison: Comparison) -> _Labels | str:
+def outcome(comparison: Comparison) -> Labels | str:
     """The outcome of the schema's target, or why there is none."""
     train, holdout, synthetic, schema = comparison.frames()
     if schema.target is None:
@@ -252,13 +253,13 @@ def _labels(comparison: Comparison) -> _Labels | str:
         spread = float(real.std()) if len(real) else 0.0
         if spread == 0:
             return "not applicable: the target is constant in the real data"
-        return _Labels(
+        return Labels(
             target.name, "standard deviations", {k: v / spread for k, v in numbers.items()}
         )
     return _positive_labels(target.name, frames)
 
 
-def _positive_labels(target: str, frames: dict[Table, pd.DataFrame]) -> _Labels | str:
+def _positive_labels(target: str, frames: dict[Table, pd.DataFrame]) -> Labels | str:
     """The rarest level that at least 1 % of the real rows have, against all others."""
     texts = {name: _texts(frame[target]) for name, frame in frames.items()}
     shares = pd.concat([texts["train"], texts["holdout"]]).value_counts(normalize=True)
@@ -273,10 +274,10 @@ def _positive_labels(target: str, frames: dict[Table, pd.DataFrame]) -> _Labels 
         known = ~np.isnan(positives)
         positives[known] = (texts[name] == positive).to_numpy()
         values[name] = positives
-    return _Labels(target, "share", values)
+    return Labels(target, "share", values)
 
 
-def _ratio_score(group: _Group) -> Score:
+def _ratio_score(group: Group) -> Score:
     value, low, high = np.exp(_log_ratio(group, 0.95))
     return Score(
         metric="representation_ratio",
@@ -292,7 +293,7 @@ def _ratio_score(group: _Group) -> Score:
     )
 
 
-def _log_ratio(group: _Group, level: float, table: Table = "synthetic") -> Estimate:
+def _log_ratio(group: Group, level: float, table: Table = "synthetic") -> Estimate:
     members = group.of(table)
     return log_ratio_of_proportions(
         float(members.sum()),
@@ -303,12 +304,12 @@ def _log_ratio(group: _Group, level: float, table: Table = "synthetic") -> Estim
     )
 
 
-def _drift_score(labels: _Labels, group: _Group, real: Estimate | None) -> Score:
+def _drift_score(labels: Labels, group: Group, real: Estimate | None) -> Score:
     drift = labels.drift(group, "synthetic", 0.95)
     if drift is None:
         reason = "the synthetic data has too few rows in the group, or outside it"
         return skipped("label_drift", "bias", reason, group.subject)
-    size = _magnitude(drift)
+    size = magnitude(drift)
     return Score(
         metric="label_drift",
         dimension="bias",
@@ -323,16 +324,16 @@ def _drift_score(labels: _Labels, group: _Group, real: Estimate | None) -> Score
     )
 
 
-def _magnitude(estimate: Estimate) -> Estimate:
+def magnitude(estimate: Estimate) -> Estimate:
     """The absolute value, with the interval that the signed one implies."""
     value, low, high = estimate
     nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
     return Estimate(abs(value), nearest, max(abs(low), abs(high)))
 
 
-def _largest(estimates: list[Estimate]) -> Estimate:
+def largest(estimates: list[Estimate]) -> Estimate:
     """The largest absolute value; simultaneous intervals of all hold for it too."""
-    sizes = [_magnitude(estimate) for estimate in estimates]
+    sizes = [magnitude(estimate) for estimate in estimates]
     value, low, high = (max(ends) for ends in zip(*sizes, strict=True))
     return Estimate(value, low, high)
 
@@ -347,7 +348,7 @@ def _numeric(column: Column) -> bool:
 
 def _group(
     columns: tuple[str, ...], labels: tuple[str, ...], divisions: tuple[dict[str, pd.Series], ...]
-) -> _Group:
+) -> Group:
     def members(table: Table) -> np.ndarray:
         of_each = [
             (division[table] == label).to_numpy(dtype=bool)
@@ -357,7 +358,7 @@ def _group(
         return inside
 
     subject = " & ".join(f"{name}={label}" for name, label in zip(columns, labels, strict=True))
-    return _Group(subject, columns, *(members(table) for table in TABLES))
+    return Group(subject, columns, *(members(table) for table in TABLES))
 
 
 def _texts(series: pd.Series) -> pd.Series:

@@ -58,15 +58,12 @@ class Fidelity:
             reason = "not applicable: no column is modelled, only ids and text"
             return [skipped(metric, "fidelity", reason) for metric in METRICS]
         rows = comparison.equal_rows(self.name, self.rows)
-        noise = _Noise.draw(len(rows), self.draws, comparison.rng(self.name))
+        noise = Noise.draw(len(rows), self.draws, comparison.rng(self.name))
         return self._marginals(comparison, rows, noise) + self._pairs(comparison, rows, noise)
 
-    def _marginals(self, comparison: Comparison, rows: Rows, noise: _Noise) -> list[Score]:
+    def _marginals(self, comparison: Comparison, rows: Rows, noise: Noise) -> list[Score]:
         table = comparison.table
-        distances = [
-            _distance(column.name, _column_cells(table, rows, position), noise)
-            for position, column in enumerate(table.columns)
-        ]
+        distances = column_distances(table, rows, noise)
         level = bonferroni(0.95, len(distances))
         worst = max(distances, key=lambda distance: distance.root)
         adjusted = [distance.interval(level) for distance in distances]
@@ -81,9 +78,9 @@ class Fidelity:
             minimum_detectable=worst.detectable,
         )
         each = [distance.score("marginal_tvd", len(rows)) for distance in distances]
-        return [*each, _mean("marginal_tvd_mean", distances, len(rows)), summary]
+        return [*each, mean_distance("marginal_tvd_mean", distances, len(rows)), summary]
 
-    def _pairs(self, comparison: Comparison, rows: Rows, noise: _Noise) -> list[Score]:
+    def _pairs(self, comparison: Comparison, rows: Rows, noise: Noise) -> list[Score]:
         coarse = comparison.coarse
         pairs = list(combinations(range(len(coarse.columns)), 2))
         if not pairs:
@@ -108,11 +105,11 @@ class Fidelity:
             n=len(rows),
         )
         each = [distance.score("pair_tvd", len(rows)) for distance in shown]
-        return [*each, _mean("pair_tvd_mean", distances, len(rows)), summary]
+        return [*each, mean_distance("pair_tvd_mean", distances, len(rows)), summary]
 
 
 @dataclass(frozen=True)
-class _Noise:
+class Noise:
     """Resampling weights that all columns share, so that sums over columns keep their dependence.
 
     Attributes:
@@ -125,7 +122,8 @@ class _Noise:
     holdout: np.ndarray
 
     @classmethod
-    def draw(cls, n: int, draws: int, rng: np.random.Generator) -> _Noise:
+    def draw(cls, n: int, draws: int, rng: np.random.Generator) -> Noise:
+        """Weights for n rows of each table."""
         halves = np.tile(np.repeat(np.array([1, -1], dtype=np.float32), n), (draws, 1))
         return cls(
             np.ascontiguousarray(rng.permuted(halves, axis=1).T),
@@ -133,9 +131,9 @@ class _Noise:
             _bootstrap_weights(n, draws, rng),
         )
 
-    def first(self, draws: int) -> _Noise:
+    def first(self, draws: int) -> Noise:
         """The same noise with at most so many draws."""
-        return _Noise(
+        return Noise(
             np.ascontiguousarray(self.split[:, :draws]),
             np.ascontiguousarray(self.synthetic[:, :draws]),
             np.ascontiguousarray(self.holdout[:, :draws]),
@@ -153,7 +151,7 @@ class _Cells:
 
 
 @dataclass(frozen=True)
-class _Distance:
+class Distance:
     """The distance of one column or pair, with what is needed to judge it.
 
     Attributes:
@@ -193,6 +191,7 @@ class _Distance:
         return max(0.0, low), min(1.0, max(high, self.root))
 
     def score(self, metric: str, n: int) -> Score:
+        """The distance with its 95 % interval, cut at zero."""
         low, high = self.interval(0.95)
         value = max(0.0, self.root)
         return Score(
@@ -211,7 +210,7 @@ class _Distance:
         return float(signed_root(raw**2 - self.null**2))
 
 
-def _distance(subject: str, cells: _Cells, noise: _Noise) -> _Distance:
+def _distance(subject: str, cells: _Cells, noise: Noise) -> Distance:
     n = len(cells.synthetic)
     train, holdout, synthetic = (
         np.bincount(codes, minlength=cells.size)
@@ -227,7 +226,7 @@ def _distance(subject: str, cells: _Cells, noise: _Noise) -> _Distance:
     # The bootstrap adds the noise a second time: its spread is used, its level is not.
     shifted = np.maximum(0.0, raw + bootstrap - bootstrap.mean())
     real = (0.5 * float(np.abs(train - holdout).sum()) / n) ** 2
-    return _Distance(
+    return Distance(
         subject=subject,
         raw=raw,
         null=expected,
@@ -238,12 +237,20 @@ def _distance(subject: str, cells: _Cells, noise: _Noise) -> _Distance:
     )
 
 
-def _mean(metric: str, distances: list[_Distance], n: int) -> Score:
+def column_distances(table: TableEncoding, rows: Rows, noise: Noise) -> list[Distance]:
+    """The distance of every modelled column on these rows, equally many of each table."""
+    return [
+        _distance(column.name, _column_cells(table, rows, position), noise)
+        for position, column in enumerate(table.columns)
+    ]
+
+
+def mean_distance(metric: str, distances: list[Distance], n: int, level: float = 0.95) -> Score:
     """The mean of signed roots: noise of columns without a difference cancels out."""
     value = float(np.mean([distance.root for distance in distances]))
     draws = np.mean([distance.replicates for distance in distances], axis=0)
-    half = normal_quantile() * float(draws.std(ddof=1))
-    certain = clopper_pearson(0, n).high
+    half = normal_quantile(level) * float(draws.std(ddof=1))
+    certain = clopper_pearson(0, n, level).high
     return Score(
         metric=metric,
         dimension="fidelity",
@@ -252,7 +259,7 @@ def _mean(metric: str, distances: list[_Distance], n: int) -> Score:
         high=min(1.0, max(value + half, certain)),
         reference=max(0.0, float(np.mean([distance.reference for distance in distances]))),
         n=n,
-        minimum_detectable=min(1.0, _POWER / normal_quantile() * half),
+        minimum_detectable=min(1.0, _POWER / normal_quantile(level) * half),
     )
 
 

@@ -32,6 +32,15 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _WORST = 6
 _GROUPS = 12
 _LARGE_GAP = 0.2
+# Columns of the matrix of groups: title, what is tolerated in words, and as a number.
+_GROUP_COLUMNS: dict[str, tuple[str, str, float]] = {
+    "representation_ratio": ("Share, over real", "0.8 to 1.25", 1.25),
+    "label_drift": ("Outcome gap, drift", "up to 0.05", 0.05),
+    "subgroup_tvd": ("Fidelity, distance", "up to 0.10", 0.10),
+    "equalised_odds_drift": ("TPR or FPR, drift", "up to 0.05", 0.05),
+    "subgroup_auc_loss": ("Utility, AUC lost", "up to 0.05", 0.05),
+    "membership_auc_group": ("Privacy, attack AUC", "up to 0.65", 0.65),
+}
 
 NOT_TESTED = (
     "Attackers who know the generator's weights: the attacks see the published data only.",
@@ -298,32 +307,66 @@ def _worst_lists(scorecard: Scorecard, discretion: Discretion) -> list[dict[str,
 
 
 def _subgroups(scorecard: Scorecard, discretion: Discretion) -> dict[str, Any]:
-    """Rows are groups, the most different first; columns are what was measured of them."""
-    cells: dict[str, dict[str, str]] = defaultdict(dict)
+    """The matrix of groups: rows the most different first, columns what was measured of them."""
+    cells: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
     departure: dict[str, float] = defaultdict(float)
-    metrics: dict[str, None] = {}
     for score in scorecard:
-        if "=" not in score.subject or score.value is None:
+        if "=" not in score.subject or score.metric not in _GROUP_COLUMNS:
             continue
-        metrics[score.metric] = None
-        bounds = wording.interval(score.low, score.high)
-        text = wording.number(score.value) + (f" ({bounds})" if bounds else "")
         group = discretion.subject(score.subject)
-        cells[group][score.metric] = text
+        cells[group][score.metric] = _group_cell(score)
         departure[group] = max(departure[group], _departure(score))
+    metrics = [
+        metric
+        for metric in _GROUP_COLUMNS
+        if any(metric in of_group for of_group in cells.values())
+    ]
     worst_first = sorted(cells, key=lambda group: (-departure[group], group))
+    empty = {"kind": "none", "value": "–", "interval": "", "word": "not measured"}
     rows = [
-        {"group": group, "cells": [cells[group].get(metric, "–") for metric in metrics]}
+        {"group": group, "cells": [cells[group].get(metric, empty) for metric in metrics]}
         for group in worst_first[:_GROUPS]
     ]
-    heads = [wording.metric_words(metric) for metric in metrics]
+    heads = [
+        {"title": _GROUP_COLUMNS[metric][0], "bound": _GROUP_COLUMNS[metric][1]}
+        for metric in metrics
+    ]
     return {"heads": heads, "rows": rows, "left_out": max(len(cells) - _GROUPS, 0)}
 
 
+def _group_cell(score: Score) -> dict[str, str]:
+    """The number, and whether its interval lies within what is tolerated, beyond it, or across."""
+    if score.value is None or score.low is None or score.high is None:
+        return {"kind": "none", "value": "–", "interval": "", "word": "too few rows"}
+    tolerated = _GROUP_COLUMNS[score.metric][2]
+    least = 1 / tolerated if score.unit == "ratio" else -math.inf
+    if score.low > tolerated or score.high < least:
+        kind, word = "failed", "beyond"
+    elif least <= score.low and score.high <= tolerated:
+        kind, word = "passed", "within"
+    else:
+        kind, word = "warning", "open"
+    return {
+        "kind": kind,
+        "value": wording.number(score.value),
+        "interval": wording.interval(score.low, score.high),
+        "word": word,
+    }
+
+
 def _departure(score: Score) -> float:
-    """How far a number is from what equal treatment gives: 1 for a ratio, 0 for the rest."""
-    value = score.value or 0.0
-    return abs(math.log(max(value, 1e-9))) if score.unit == "ratio" else abs(value)
+    """How far beyond its tolerance an interval surely reaches; the estimate breaks ties."""
+    if score.value is None or score.low is None or score.high is None:
+        return 0.0
+    if score.unit == "ratio":
+        low, high, value = (math.log(max(x, 1e-9)) for x in (score.low, score.high, score.value))
+        sure = max(low, -high, 0.0)
+        size = abs(value)
+        tolerated = math.log(_GROUP_COLUMNS[score.metric][2])
+    else:
+        sure, size = max(score.low, 0.0), abs(score.value)
+        tolerated = _GROUP_COLUMNS[score.metric][2]
+    return (sure + size / 100) / tolerated
 
 
 def _subject_row(score: Score, discretion: Discretion, span: tuple[float, float]) -> dict[str, Any]:

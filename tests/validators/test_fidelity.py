@@ -108,11 +108,11 @@ def test_raw_distance_of_pairs_equals_a_crosstab(people):
     ]
     first, second = crosses[0].align(crosses[1], fill_value=0)
     expected = 0.5 * (first - second).abs().to_numpy().sum()
-    from validators.fidelity import _distance, _Noise, _pair_cells
+    from validators.fidelity import Noise, _distance, _pair_cells
 
     rows = comparison.equal_rows("x")
     ((_, cells),) = _pair_cells(table, rows, [(a, b)])
-    noise = _Noise.draw(len(rows), 20, np.random.default_rng(0))
+    noise = Noise.draw(len(rows), 20, np.random.default_rng(0))
     assert _distance("x", cells, noise).raw == pytest.approx(expected)
 
 

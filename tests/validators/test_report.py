@@ -287,3 +287,16 @@ def test_a_point_has_no_whisker():
     )
     assert report._gate_chart(gate) == ""
     assert "<svg" in report._gate_chart(dataclasses.replace(gate, high=0.1))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind"),
+    [(0.85, 1.2, "passed"), (0.7, 1.2, "warning"), (1.3, 2.0, "failed"), (0.2, 0.6, "failed")],
+)
+def test_a_cell_of_the_group_matrix_has_the_colour_of_its_interval(context, low, high, kind):
+    score = Score("representation_ratio", "bias", "place=west", value=low, low=low, high=high)
+    score = dataclasses.replace(score, unit="ratio")
+    small = Score("label_drift", "bias", "place=west", skipped="too few rows are in the group")
+    page = render_report(dataclasses.replace(context, scorecard=Scorecard((score, small))))
+    checked(page)
+    assert re.findall(r'<td class="cell (\w+)">', page) == [kind, "none"]
