@@ -27,11 +27,21 @@ PICTURE = "contact_sheet.png"
 _MAX_PICTURE_BYTES = 400_000
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
-_CONTEXT = {
+_CONTEXT: dict[str, Any] = {
     "dcat": "http://www.w3.org/ns/dcat#",
     "dct": "http://purl.org/dc/terms/",
     "spdx": "http://spdx.org/rdf/terms#",
+    "xsd": "http://www.w3.org/2001/XMLSchema#",
+    "dct:issued": {"@type": "xsd:dateTime"},
+    "dcat:byteSize": {"@type": "xsd:nonNegativeInteger"},
+    "spdx:checksumValue": {"@type": "xsd:hexBinary"},
+    # Links, which a reader resolves against the place of the file.
+    "dcat:landingPage": {"@type": "@id"},
+    "dcat:downloadURL": {"@type": "@id"},
+    "dcat:mediaType": {"@type": "@id"},
+    "spdx:algorithm": {"@type": "@id"},
 }
+_MEDIA_TYPE = "https://www.iana.org/assignments/media-types/application/vnd.apache.parquet"
 
 
 @dataclass(frozen=True)
@@ -201,7 +211,11 @@ def _dcat_file(item: Listed, file: FileEntry) -> dict[str, Any]:
     return {
         "@type": "dcat:Distribution",
         "dcat:downloadURL": f"{item.folder}/{file.path}",
-        "dcat:mediaType": "application/vnd.apache.parquet",
+        "dcat:mediaType": _MEDIA_TYPE,
         "dcat:byteSize": file.bytes,
-        "spdx:checksum": {"spdx:algorithm": "sha256", "spdx:checksumValue": file.sha256},
+        "spdx:checksum": {
+            "@type": "spdx:Checksum",
+            "spdx:algorithm": "spdx:checksumAlgorithm_sha256",
+            "spdx:checksumValue": file.sha256,
+        },
     }

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
+import rdflib
 from PIL import Image
+from rdflib.namespace import DCAT, DCTERMS
 
 from pipelines.publication.catalogue import dataset_names, write_catalogue
 from pipelines.publication.publish import publish
@@ -69,6 +74,26 @@ def test_the_same_is_there_for_machines(make_release, tmp_path):
     (file,) = dataset["dcat:distribution"]
     assert (tmp_path / "lake" / file["dcat:downloadURL"]).stat().st_size == file["dcat:byteSize"]
     assert file["spdx:checksum"]["spdx:checksumValue"] == version.manifest().data_files[0].sha256
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:rdflib")
+def test_the_machines_part_is_dcat_as_rdf_reads_it(make_release, tmp_path):
+    version = publish(tmp_path / "lake", make_release())
+    write_catalogue(tmp_path / "lake")
+    text = (tmp_path / "lake/catalog.jsonld").read_text()
+    graph = rdflib.Graph().parse(data=text, format="json-ld", publicID="https://lake.example/")
+    (dataset,) = graph.subjects(rdflib.RDF.type, DCAT.Dataset)
+    assert dataset == rdflib.URIRef("https://lake.example/people/")
+    assert [str(title) for title in graph.objects(dataset, DCTERMS.title)] == ["people"]
+    (issued,) = graph.objects(dataset, DCTERMS.issued)
+    assert issued.toPython() == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    (file,) = graph.objects(dataset, DCAT.distribution)
+    (url,), (size,) = graph.objects(file, DCAT.downloadURL), graph.objects(file, DCAT.byteSize)
+    path = tmp_path / "lake" / url.removeprefix("https://lake.example/")
+    assert path.is_relative_to(version.path)
+    assert path.stat().st_size == size.toPython()
+    (digest,) = graph.objects(None, rdflib.URIRef("http://spdx.org/rdf/terms#checksumValue"))
+    assert str(digest) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_text_of_others_is_text(make_release, tmp_path):
