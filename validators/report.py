@@ -364,7 +364,8 @@ def _departure(score: Score) -> float:
         size = abs(value)
         tolerated = math.log(_GROUP_COLUMNS[score.metric][2])
     else:
-        sure, size = max(score.low, 0.0), abs(score.value)
+        neutral = 0.5 if score.metric == "membership_auc_group" else 0.0
+        sure, size = max(score.low - neutral, 0.0), abs(score.value - neutral)
         tolerated = _GROUP_COLUMNS[score.metric][2]
     return (sure + size / 100) / tolerated
 

@@ -49,6 +49,8 @@ METRICS: dict[str, str] = {
     "membership_auc": "Who was in the training data: best attack",
     "membership_tpr_at_fpr1": "Who was in the training data: sure hits",
     "membership_auc_isolated": "Who was in the training data: most isolated rows",
+    "membership_auc_group": "Who of the group was in the training data",
+    "membership_auc_group_worst": "Who was in the training data: worst group",
     "representation_worst": "Share of groups, worst ratio",
     "class_representation_worst": "Share of classes, worst ratio",
     "label_drift_worst": "Outcome gap between groups, worst drift",

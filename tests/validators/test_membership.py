@@ -172,3 +172,36 @@ def test_scores_repeat_and_serialise(real):
     card = Scorecard(tuple(first.values()))
     assert Scorecard.from_json(card.to_json()) == card
     assert json.loads(card.to_json())
+
+
+def test_a_group_that_is_copied_is_found_and_the_rest_is_not(real):
+    """The women of the training table are handed out; the men are fresh rows."""
+    train, holdout, fresh = real
+    given = pd.concat([train[train["sex"] == "F"], fresh[fresh["sex"] == "M"]])
+    schema = TableSchema.infer(pd.concat([train, holdout], ignore_index=True), protected=["sex"])
+    honest, leaky = (
+        {
+            (score.metric, score.subject): score
+            for score in Membership()(
+                Comparison(rows.reset_index(drop=True), train, holdout, schema)
+            )
+        }
+        for rows in (fresh, given)
+    )
+    assert leaky["membership_auc_group", "sex=F"].low > 0.9
+    assert leaky["membership_auc_group", "sex=M"].low < 0.5
+    assert leaky["membership_auc_group_worst", "all"].low > 0.9
+    worst = honest["membership_auc_group_worst", "all"]
+    assert worst.low < 0.5 < worst.high
+    wider = honest["membership_auc_group", "sex=F"]
+    assert worst.high > min(wider.high, honest["membership_auc_group", "sex=M"].high)
+
+
+def test_small_groups_are_listed_as_not_assessable(real):
+    train, holdout, fresh = real
+    train = train.assign(sex=np.where(np.arange(len(train)) < 40, "X", train["sex"]))
+    schema = TableSchema.infer(train, protected=["sex"])
+    scores = Membership()(Comparison(fresh, train, holdout, schema))
+    (small,) = (score for score in scores if score.subject == "sex=X")
+    assert small.skipped is not None
+    assert "not assessable" in small.skipped

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -20,11 +20,13 @@ from scipy import stats
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from validators.base import Score, skipped
+from validators.bias import Bias
 from validators.binning import TableView
 from validators.comparison import Comparison
 from validators.statistics import (
     Estimate,
     auc_with_interval,
+    bonferroni,
     clopper_pearson,
     minimum_detectable_auc,
     minimum_detectable_difference,
@@ -42,7 +44,12 @@ _SURE = 0.999
 # that the other half is scored with. Computed for k independent attacks it is 0.32, 0.36, 0.35,
 # 0.32 for k = 2, 3, 4, 6, and less for attacks that resemble each other.
 _FOLD_CORRELATION = 0.36
-_METRICS = ("membership_auc", "membership_tpr_at_fpr1", "membership_auc_isolated")
+_METRICS = (
+    "membership_auc",
+    "membership_tpr_at_fpr1",
+    "membership_auc_isolated",
+    "membership_auc_group_worst",
+)
 
 
 @dataclass(frozen=True)
@@ -102,13 +109,20 @@ class Membership:
     modality: ClassVar[Literal["table"]] = "table"
 
     def __call__(self, comparison: Comparison) -> list[Score]:
-        """Scores ``membership_auc``, ``membership_tpr_at_fpr1`` and ``membership_auc_isolated``."""
+        """The attacks on all records, on the isolated ones, and on each protected group."""
         rng = comparison.rng(self.name)
         table = comparison.table
         if (nothing := nothing_to_compare(table)) is not None:
             return [skipped(metric, "privacy", nothing) for metric in _METRICS]
         limit = min(self.records, max(1_000, int(self.pairs / 2 / max(len(table.synthetic), 1))))
-        roles = self._roles(comparison, limit, rng)
+        numbers = self._roles(comparison, limit, rng)
+        roles = [
+            (table.holdout.take(known), table.train.take(in_train), table.holdout.take(unseen))
+            for known, in_train, unseen in numbers
+        ]
+        member_rows, other_rows = (
+            np.concatenate([role[part] for role in numbers]) for part in (1, 2)
+        )
         members, others = (sum(len(role[part]) for role in roles) for part in (1, 2))
         if min(members, others) < MIN_NON_MEMBERS:
             reason = (
@@ -121,13 +135,45 @@ class Membership:
         ]
         attacks, isolation = (join([role[part] for role in found]) for part in (0, 1))
         isolated = self._isolated(isolation, rng, attacks)
-        return [auc_score(attacks, rng), tpr_score(attacks, rng), isolated]
+        whole = [auc_score(attacks, rng), tpr_score(attacks, rng), isolated]
+        return [*whole, *self._groups(comparison, attacks, (member_rows, other_rows))]
+
+    def _groups(
+        self, comparison: Comparison, attacks: Attacks, rows: tuple[np.ndarray, np.ndarray]
+    ) -> list[Score]:
+        """The battery on each protected group, and the worst with simultaneous intervals."""
+        metric, worst = "membership_auc_group", _METRICS[-1]
+        if not comparison.frames()[3].protected:
+            return [skipped(worst, "privacy", "not applicable: no protected column declared")]
+        scores, sure, assessed = [], [], []
+        for group in Bias().groups(comparison):
+            if len(group.columns) > 1:
+                continue
+            chosen = attacks.take(
+                np.flatnonzero(group.train[rows[0]]), np.flatnonzero(group.holdout[rows[1]])
+            )
+            if min(chosen.members.shape[1], chosen.others.shape[1]) < self.min_isolated:
+                reason = f"not assessable: fewer than {self.min_isolated} members or non-members"
+                scores.append(skipped(metric, "privacy", reason, group.subject))
+            else:
+                assessed.append((group.subject, chosen))
+        level = bonferroni(0.95, len(assessed))
+        for subject, chosen in assessed:
+            seed = f"{self.name}/{subject}"
+            single = auc_score(chosen, comparison.rng(seed), metric)
+            scores.append(replace(single, subject=subject))
+            sure.append(auc_score(chosen, comparison.rng(seed), worst, level))
+        if not sure:
+            reason = f"no group has {self.min_isolated} members and non-members"
+            return [*scores, skipped(worst, "privacy", reason)]
+        largest = max(sure, key=lambda score: score.value or 0.0)
+        low, high = (max(ends) for ends in zip(*((s.low, s.high) for s in sure), strict=True))
+        return [*scores, replace(largest, low=low, high=high)]
 
     def _roles(
         self, comparison: Comparison, limit: int, rng: np.random.Generator
-    ) -> list[tuple[TableView, TableView, TableView]]:
-        """Reference, members and non-members, twice; no subject is in two places of a role."""
-        table = comparison.table
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Rows of reference, members and non-members, twice; no subject is twice in a role."""
         train, holdout, _, _ = comparison.frames()
         learned = _one_each(comparison.subjects(train), rng)[:limit]
         subjects = comparison.subjects(holdout)
@@ -136,8 +182,7 @@ class Membership:
         for role in (0, 1):
             known, unknown = np.flatnonzero(side == role), np.flatnonzero(side != role)
             others = unknown[_one_each(subjects[unknown], rng)][: limit // 2]
-            views = table.holdout.take(known), table.train.take(learned[role::2])
-            roles.append((*views, table.holdout.take(others)))
+            roles.append((known, learned[role::2], others))
         return roles
 
     def _isolated(self, isolation: Attacks, rng: np.random.Generator, attacks: Attacks) -> Score:
@@ -205,7 +250,7 @@ def distance_scores(
     return scores, isolation
 
 
-def crossfit_auc(attacks: Attacks, rng: np.random.Generator) -> Estimate:
+def crossfit_auc(attacks: Attacks, rng: np.random.Generator, level: float = 0.95) -> Estimate:
     """AUC of the best attack, chosen on one half of the records and scored on the other.
 
     The halves then change roles, and the mean of both counts: unbiased, so 0.5 where nothing
@@ -216,17 +261,21 @@ def crossfit_auc(attacks: Attacks, rng: np.random.Generator) -> Estimate:
     parts = []
     for choose, judge in (folds, folds[::-1]):
         attack, sign = choose.best()
-        parts.append(auc_with_interval(sign * judge.members[attack], sign * judge.others[attack]))
+        parts.append(
+            auc_with_interval(sign * judge.members[attack], sign * judge.others[attack], level)
+        )
     value = sum(part.value for part in parts) / 2
     down = _mean_width(*(part.value - part.low for part in parts))
     up = _mean_width(*(part.high - part.value for part in parts))
     return Estimate(value, max(0.0, value - down), min(1.0, value + up))
 
 
-def auc_score(attacks: Attacks, rng: np.random.Generator, metric: str = "membership_auc") -> Score:
+def auc_score(
+    attacks: Attacks, rng: np.random.Generator, metric: str = "membership_auc", level: float = 0.95
+) -> Score:
     """The score of ``crossfit_auc``; its reference is the same with non-members as members."""
     n, m = attacks.members.shape[1], attacks.others.shape[1]
-    estimate = crossfit_auc(attacks, rng)
+    estimate = crossfit_auc(attacks, rng, level)
     null = crossfit_auc(Attacks(attacks.others[:, 0::2], attacks.others[:, 1::2]), rng)
     return Score(
         metric=metric,
