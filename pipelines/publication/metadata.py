@@ -2,8 +2,8 @@
 
 ``manifest.schema.json`` is the JSON Schema (draft 2020-12) of ``manifest.json``; ``schema.json`` is
 a Table Schema (https://datapackage.org/standard/table-schema/) of the columns; ``croissant.json``
-is for machine learning tools. All of it is made
-from the declared schema and the synthetic rows alone, and the same release gives the same bytes.
+is for machine learning tools, ``openlineage.json`` for lineage catalogues. All of it is made from
+the declared schema and the synthetic rows alone, and the same release gives the same bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .croissant import CROISSANT, croissant
+from .lineage import OPEN_LINEAGE, open_lineage
 from .manifest import ColumnInfo, Manifest, canonical_json
 
 MANIFEST_SCHEMA = "manifest.schema.json"
@@ -43,6 +44,7 @@ def describe(manifest: Manifest, table: pa.Table) -> dict[str, bytes]:
         MANIFEST_SCHEMA: manifest_schema(),
         TABLE_SCHEMA: canonical_json(table_schema(manifest.columns, table)),
         CROISSANT: canonical_json(croissant(manifest)),
+        OPEN_LINEAGE: canonical_json(open_lineage(manifest)),
     }
 
 

@@ -34,6 +34,7 @@ from . import log
 from .card import render_card
 from .croissant import CROISSANT
 from .digest import content_digest
+from .lineage import OPEN_LINEAGE
 from .log import Commit, LogEntry, Published
 from .manifest import (
     MANIFEST,
@@ -59,7 +60,7 @@ from .store import (
 )
 from .verify import check_snapshot, dataset_digest, file_sha256, verdict_problem
 
-WRITTEN_HERE = (MANIFEST, MANIFEST_SCHEMA, TABLE_SCHEMA, CROISSANT)
+WRITTEN_HERE = (MANIFEST, MANIFEST_SCHEMA, TABLE_SCHEMA, CROISSANT, OPEN_LINEAGE)
 _DATA = re.compile(r"^data/([a-z]+)-\d{5}-of-\d{5}\.parquet$")
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from pipelines.publication.croissant import CROISSANT
+from pipelines.publication.lineage import OPEN_LINEAGE
 from pipelines.publication.manifest import Manifest
 from pipelines.publication.metadata import MANIFEST_SCHEMA, TABLE_SCHEMA
 from pipelines.publication.publish import publish
@@ -137,3 +138,18 @@ def test_what_is_written_at_the_commit_is_inspected_before_it(make_release, tmp_
         publish(tmp_path / "lake", make_release(), refuse)
     assert {"manifest.json", "README.md", MANIFEST_SCHEMA, TABLE_SCHEMA, CROISSANT} <= set(seen)
     assert not any((tmp_path / "lake").rglob("*.json"))
+
+
+def test_lineage_tells_the_verdict_and_the_columns(make_release, tmp_path):
+    folder = publish(tmp_path / "lake", make_release()).path
+    event, manifest = read(folder, OPEN_LINEAGE), read(folder, "manifest.json")
+    output = event["outputs"][0]
+    assert output["outputFacets"]["outputStatistics"]["rowCount"] == manifest["rows"]
+    assertions = output["facets"]["dataQualityAssertions"]["assertions"]
+    found = {one["assertion"]: one["success"] for one in assertions}
+    assert found == {
+        gate["gate"]: gate["status"] == "passed" for gate in manifest["verdict"]["gates"]
+    }
+    assert not all(found.values())
+    fields = [(field["name"], field["type"]) for field in output["facets"]["schema"]["fields"]]
+    assert fields == [(column["name"], column["type"]) for column in manifest["columns"]]

@@ -51,7 +51,7 @@ def test_a_flipped_byte_is_found_in_every_file(lake):
     snapshot = next(iter((lake / "people/snapshots").iterdir()))
     files = [path for path in (lake / "people").rglob("*") if path.is_file()]
     other = {path for path in files if path.is_relative_to(lake / "people/snapshots")}
-    assert len(files) == 2 * 8 + 3
+    assert len(files) == 2 * 9 + 3
     for path in files:
         # A file of the other version is none of this version's business.
         name = "people@1" if path not in other or self_of(lake, path) == 1 else "people@2"
