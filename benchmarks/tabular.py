@@ -439,8 +439,10 @@ def picture(families: dict[str, list[Figures]]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" role="img" '
         'font-family="system-ui,sans-serif" font-size="13">',
         f'<rect width="{wide}" height="{high}" fill="{LIGHT.surface}"/>',
-        f'<text x="{margin}" y="28" fill="{LIGHT.ink}">How well boosted trees tell synthetic from '
-        "held-out real rows (AUC, 0.5 is best), against seconds of fit and sample</text>",
+        f'<text x="{margin}" y="24" fill="{LIGHT.ink}">How well boosted trees tell synthetic from '
+        "held-out real rows: AUC, 0.5 is best</text>",
+        f'<text x="{wide / 2}" y="{high - 12}" text-anchor="middle" fill="{LIGHT.muted}">'
+        "seconds of fit and sample; a dot is a training seed; blue is Likeness</text>",
     ]
     for auc in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         y = place(10.0**low, auc)[1]
@@ -463,7 +465,7 @@ def picture(families: dict[str, list[Figures]]) -> str:
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}"/>')
         if family not in named:
             named.add(family)
-            side = ("end", -9) if x > wide / 2 else ("start", 9)
+            side = ("end", -9) if x > wide - 3 * margin else ("start", 9)
             parts.append(
                 f'<text x="{x + side[1]:.1f}" y="{y - 7:.1f}" text-anchor="{side[0]}" '
                 f'fill="{LIGHT.ink}">{family}</text>'
