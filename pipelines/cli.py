@@ -299,19 +299,18 @@ def gc(dry_run: bool, home: Path, as_json: bool) -> int:
 def datasets(home: Path, as_json: bool) -> int:
     """List the declared datasets and what is published of them."""
     from .datasets import dataset_names, load_dataset
-    from .publication.log import read_log
+    from .publication.log import standing
 
     rows = []
     for name in dataset_names():
         spec = load_dataset(name)
-        versions = len(read_log(Home(home.absolute()).lake, name))
         rows.append(
             {
                 "dataset": name,
                 "source": spec.source.name or spec.source.path or "",
                 "generator": spec.generator.name,
                 "contract": spec.contract,
-                "published": f"version {versions}" if versions else "not yet",
+                "published": standing(Home(home.absolute()).lake, name),
                 "description": spec.description,
             }
         )

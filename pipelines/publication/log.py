@@ -188,6 +188,19 @@ def read_log(lake: Path, dataset: str) -> list[LogEntry]:
     return read(LocalStore(lake), check_dataset_name(dataset))
 
 
+def standing(lake: Path, dataset: str) -> str:
+    """What is published of a dataset, in words: its newest version that is not retired.
+
+    Raises:
+        ParameterError: no dataset can have this name.
+        PublicationError: the log is damaged.
+    """
+    if not read_log(lake, dataset):
+        return "not yet"
+    entry = newest(LocalStore(lake), dataset)
+    return "all retired" if entry is None else f"version {entry.version}"
+
+
 def latest(lake: Path, dataset: str) -> Published:
     """The newest version, by the log.
 

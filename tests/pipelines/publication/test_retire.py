@@ -47,6 +47,22 @@ def test_when_all_are_retired_there_is_no_latest(lake):
     assert "All versions are retired." in write_catalogue(lake).read_text()
 
 
+def test_the_list_of_datasets_names_the_newest_that_stands(make_release, tmp_path, capsys):
+    def listed() -> str:
+        main(["datasets", "--home", str(tmp_path), "--json"], standalone_mode=False)
+        rows = json.loads(capsys.readouterr().out)["datasets"]
+        return next(row["published"] for row in rows if row["dataset"] == "randhie")
+
+    assert listed() == "not yet"
+    for key in ("key-1", "key-2"):
+        publish(tmp_path / "lake", make_release(dataset="randhie", key=key))
+    assert listed() == "version 2"
+    retire(tmp_path / "lake", "randhie@2", "withdrawn")
+    assert listed() == "version 1"
+    retire(tmp_path / "lake", "randhie@1", "withdrawn")
+    assert listed() == "all retired"
+
+
 def test_a_second_retirement_returns_the_first(lake):
     first = retire(lake, "people@1", "first reason")
     assert retire(lake, "people@1", "second reason") == first
