@@ -24,10 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from tabular import RESULTS, Table, _commit, _cpu, _public_arguments, numbers, read_table
+from tabular import RESULTS, Table, _commit, _cpu, _public_arguments, read_table, told_apart
 
 from generators import GENERATORS
 from generators.base import Conditional
@@ -83,7 +80,7 @@ def measure(
         "twice": float(drawn.duplicated().mean()),
         "TVD": distance(table, drawn, held, names),
         "filtered TVD": distance(table, filtered[: options.rows], held, names),
-        "C2ST": detection(table, drawn, filtered, options.seed),
+        "C2ST": told_apart(table, drawn, filtered, options.seed, folds=5),
         "filtered rows": len(filtered),
     }
 
@@ -101,18 +98,6 @@ def distance(table: Table, one: pd.DataFrame, other: pd.DataFrame, names: list[s
         shares = [series.value_counts(normalize=True, dropna=False) for series in (left, right)]
         found.append(0.5 * shares[0].sub(shares[1], fill_value=0).abs().sum())
     return float(np.mean(found))
-
-
-def detection(table: Table, one: pd.DataFrame, other: pd.DataFrame, seed: int) -> float:
-    """AUC of boosted trees that tell the two apart, 5 folds."""
-    size = min(len(one), len(other))
-    both = pd.concat([f.sample(size, random_state=seed) for f in (one, other)], ignore_index=True)
-    truth = np.repeat([0, 1], size)
-    features, mask = numbers(both, table.schema)
-    trees = HistGradientBoostingClassifier(categorical_features=mask, random_state=seed)
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    guess = cross_val_predict(trees, features, truth, cv=folds, method="predict_proba")
-    return float(roc_auc_score(truth, guess[:, 1]))
 
 
 def write(options: argparse.Namespace, rows: dict[str, dict[str, float]]) -> Path:

@@ -199,19 +199,20 @@ def quality(table: Table, synthetic: pd.DataFrame) -> tuple[float, float]:
 
 def detection(table: Table, synthetic: pd.DataFrame, seed: int) -> float:
     """AUC of boosted trees that tell synthetic from holdout rows, 3 folds; 0.5 is best."""
-    size = min(len(synthetic), len(table.test))
-    both = pd.concat(
-        [
-            table.test.sample(size, random_state=seed),
-            synthetic.sample(size, random_state=seed),
-        ],
-        ignore_index=True,
-    )
+    return told_apart(table, table.test, synthetic, seed, folds=3)
+
+
+def told_apart(
+    table: Table, one: pd.DataFrame, other: pd.DataFrame, seed: int, *, folds: int
+) -> float:
+    """AUC of boosted trees that tell equally many rows of two frames apart."""
+    size = min(len(one), len(other))
+    both = pd.concat([f.sample(size, random_state=seed) for f in (one, other)], ignore_index=True)
     truth = np.repeat([0, 1], size)
     features, mask = numbers(both, table.schema)
     model = HistGradientBoostingClassifier(categorical_features=mask, random_state=seed)
-    folds = StratifiedKFold(3, shuffle=True, random_state=seed)
-    guess = cross_val_predict(model, features, truth, cv=folds, method="predict_proba")
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    guess = cross_val_predict(model, features, truth, cv=parts, method="predict_proba")
     return float(roc_auc_score(truth, guess[:, 1]))
 
 

@@ -284,22 +284,23 @@ def steps_for_minutes(
 
 
 def planned_steps(
-    step: Callable[[int], torch.Tensor],
-    total: int,
+    trial: Callable[[], tuple[Callable[[int], torch.Tensor], int]],
     max_minutes: float | None,
     checkpoint: Checkpoint | None,
 ) -> int:
-    """``total``, or fewer where ``max_minutes`` says so; what an earlier run began stands.
+    """The steps that ``trial`` wants, or fewer where ``max_minutes`` says so.
+
+    What an earlier run began stands; then no trial is made.
 
     Args:
-        step: of a training that is thrown away, for the clock.
-        total: the steps that are wanted.
+        trial: makes a training that is thrown away, and gives its step and the steps wanted.
         max_minutes: the time to stay within, or None.
         checkpoint: of the earlier run, if any.
     """
     found = checkpoint.facts() if checkpoint is not None else None
     if found is not None:
         return int(found["total"])
+    step, total = trial()
     if max_minutes is None:
         return total
     seconds = min(3.0, 6.0 * max_minutes)

@@ -37,6 +37,7 @@ from generators.conditions import Cells, Conditions
 from generators.encoding import EncodedTable, TableCodec
 from generators.schema import TableSchema
 from generators.tabular.independent import learnable
+from generators.tabular.neural import check_positive
 from generators.tabular.ordering import column_order, mutual_information
 from generators.tabular.tokens import TwoLevelTokens
 from generators.tabular.verbatim import CopyGuard, contains, copy_profile, row_hashes, snapped
@@ -209,15 +210,10 @@ class Autoregressive(Resumable, Conditional, Density):
     modality: ClassVar[Modality] = "table"
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "max_steps", "batch_size", "embedding", "width"):
-            if getattr(self, field) < 1:
-                raise ParameterError(
-                    f"{field} of {self.name} must be at least 1, got {getattr(self, field)}"
-                )
-        for field in ("lr", "max_minutes"):
-            value = getattr(self, field)
-            if value is not None and not value > 0:
-                raise ParameterError(f"{field} of {self.name} must be above 0, got {value}")
+        names = ("epochs", "max_steps", "batch_size", "embedding", "width", "lr")
+        check_positive(self.name, **{name: getattr(self, name) for name in names})
+        if self.max_minutes is not None:
+            check_positive(self.name, max_minutes=self.max_minutes)
         if self.weight_decay < 0 or not 0 <= self.fixed_order <= 1:
             raise ParameterError(
                 f"weight_decay of {self.name} must be at least 0 and fixed_order between 0 and 1, "
@@ -230,9 +226,13 @@ class Autoregressive(Resumable, Conditional, Density):
         self.tokens_ = TwoLevelTokens.fit(self.codec_, encoded)
         self.order_ = self._sampling_order(self.codec_, encoded)
         rows = torch.from_numpy(self.tokens_.encode(encoded)).to(device)
-        trial = _Training(self, rows)
-        total = min(self.epochs * trial.steps_per_epoch, self.max_steps)
-        total = planned_steps(trial.step, max(total, 1), self.max_minutes, self.checkpoint)
+
+        def trial() -> tuple[Callable[[int], torch.Tensor], int]:
+            training = _Training(self, rows)
+            total = min(self.epochs * training.steps_per_epoch, self.max_steps)
+            return training.step, max(total, 1)
+
+        total = planned_steps(trial, self.max_minutes, self.checkpoint)
         training = _Training(self, rows, total)
         self.loss_history_ = run_steps(
             training.step,

@@ -8,6 +8,7 @@ shape, so that the rows of a block depend on the model and the block alone.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -162,9 +163,11 @@ class NeuralTable(Resumable):
         return self._training(table)
 
     def _total_steps(self, table: ResidentTable) -> int:
-        trial = self._begin(table)
-        total = self.epochs * trial.steps
-        return planned_steps(trial.step, total, self.max_minutes, self.checkpoint)
+        def trial() -> tuple[Callable[[int], torch.Tensor], int]:
+            training = self._begin(table)
+            return training.step, self.epochs * training.steps
+
+        return planned_steps(trial, self.max_minutes, self.checkpoint)
 
     def _ready_to_sample(self) -> None:
         self.network_ = self.network_.to("cpu").eval().requires_grad_(False)

@@ -28,8 +28,7 @@ class CopyGuard:
 
     def keep(self, encoded: EncodedTable) -> float:
         """The share of the copies among snapped rows that leaves them at the natural rate."""
-        copied = int(contains(self.once, row_hashes(encoded)).sum())
-        return min(1.0, self.natural * len(encoded) / max(copied, 1))
+        return self._share(len(self._copies(encoded)), len(encoded))
 
     def clean(
         self,
@@ -47,15 +46,21 @@ class CopyGuard:
             draw: gives new rows for these positions.
             keep: the share of copies that stays, by default that of ``keep(encoded)``.
         """
-        keep = self.keep(encoded) if keep is None else keep
-        copied = np.flatnonzero(contains(self.once, row_hashes(encoded)))
+        copied = self._copies(encoded)
+        keep = self._share(len(copied), len(encoded)) if keep is None else keep
         rows = copied[rng.random(len(copied)) >= keep]
         for _ in range(_REDRAWS):
             if len(rows) == 0:
                 return
             fresh = draw(rows)
             encoded.codes[rows], encoded.values[rows] = fresh.codes, fresh.values
-            rows = rows[contains(self.once, row_hashes(fresh))]
+            rows = rows[self._copies(fresh)]
+
+    def _copies(self, encoded: EncodedTable) -> np.ndarray:
+        return np.flatnonzero(contains(self.once, row_hashes(encoded)))
+
+    def _share(self, copied: int, rows: int) -> float:
+        return min(1.0, self.natural * rows / max(copied, 1))
 
 
 def copy_profile(encoded: EncodedTable) -> tuple[np.ndarray, float]:
