@@ -182,7 +182,7 @@ def test_rows_are_copied_no_oftener_than_is_natural() -> None:
         drawn = pd.util.hash_pandas_object(model.sample(4_000, seed=1), index=False)
         shares[guarded] = drawn.isin(once).mean()
     assert shares[False] > 0.6
-    # Ten redraws of a model that copies 71 % of its rows leave 0.71 ** 11 = 2.3 % more than natural.
+    # Ten redraws of a model that copies 71 % of its rows leave 0.71 ** 11 = 2.3 % above natural.
     assert shares[True] < model.guard_.natural + 0.04
 
 
