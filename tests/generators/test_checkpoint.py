@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ FAMILIES = {
 # Fits a family with a checkpoint after every step; the parent kills it in between.
 CHILD = """
 import json, sys
+from collections.abc import Iterator
 from pathlib import Path
 sys.path.insert(0, "tests/generators")
 from test_checkpoint import Checkpoint, GENERATORS, data_of
@@ -114,6 +116,15 @@ def test_every_part_comes_back_exactly(tmp_path: Path) -> None:
     assert (tmp_path / "c").read_bytes() == (tmp_path / "d").read_bytes()
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGINT interrupts, even where these tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_a_signal_waits_for_the_end_of_the_step_and_is_delivered(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "c", "key")
     seen: list[int] = []
