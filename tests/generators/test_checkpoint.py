@@ -118,7 +118,7 @@ def test_every_part_comes_back_exactly(tmp_path: Path) -> None:
 
 @pytest.fixture
 def heard() -> Iterator[None]:
-    """SIGINT interrupts, even where these tests were started in the background, which ignores it."""
+    """SIGINT interrupts, also where these tests run in the background, which ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
