@@ -7,9 +7,10 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_datetime64_any_dtype, is_integer_dtype, pandas_dtype
+from pandas.api.types import is_datetime64_any_dtype, is_integer_dtype
 
 from .base import DataError, SchemaError
+from .dtypes import dtype_name, pandas_dtype, plain, restored
 from .encoding import ColumnCodec, EncodedTable, TableCodec
 from .schema import Column, TableSchema, to_numbers
 
@@ -48,7 +49,7 @@ class Completion:
         codes, values = np.zeros(shape, np.int32), np.full(shape, np.nan)
         given, present = np.zeros(shape, dtype=bool), np.zeros(shape[1], dtype=bool)
         for place, one in enumerate(codec.columns):
-            series = columns.get(one.column.name)
+            series = codec.series(columns, place)
             if series is None:
                 continue
             codes[:, place], values[:, place] = one.encode(series)
@@ -95,10 +96,12 @@ def _typed(series: pd.Series, column: Column) -> pd.Series:
     )
     try:
         if column.kind == "numerical":
-            return pd.to_numeric(series)
+            return pd.to_numeric(plain(series))
         if column.kind == "datetime":
             aware = "," in column.dtype
-            typed = series if is_datetime64_any_dtype(series.dtype) else _moments(series, aware)
+            typed = plain(series)
+            if not is_datetime64_any_dtype(typed.dtype):
+                typed = _moments(typed, aware)
             if aware != (typed.dt.tz is not None):
                 raise failed
             return typed
@@ -137,12 +140,12 @@ def _joined(given: pd.Series, made: pd.Series, column: Column) -> pd.Series:
 
 
 def _cast(present: pd.Series, column: Column) -> pd.Series:
-    if str(present.dtype) == column.dtype:
+    if dtype_name(present) == column.dtype:
         return present
     if column.discrete:
         levels = ColumnCodec(column, column.levels, missing=True, continuous=False)
         return levels.decode(*levels.encode(present)).set_axis(present.index)
-    return present.astype(pandas_dtype(column.dtype))
+    return restored(present, column.dtype).set_axis(present.index)
 
 
 def _equal(present: pd.Series, kept: pd.Series, column: Column) -> bool:

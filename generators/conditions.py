@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Self, TypeAlias
@@ -154,6 +154,11 @@ class Cells:
         for low, high in self.intervals:
             answer |= (values >= low) & (values <= high)
         return answer
+
+
+def allowed_values(cells: Mapping[int, Cells]) -> dict[int, Callable[[np.ndarray], np.ndarray]]:
+    """By position, which continuous values ``cells`` allow: what ``TableCodec.settle`` asks."""
+    return {position: allowed.inside for position, allowed in cells.items()}
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,16 @@ Atoms are values of a numerical column so frequent that a density would smear th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import pandas_dtype
 
 from .base import DataError, SchemaError
+from .dtypes import ORDERED, pandas_dtype, plain, restored
+from .moments import Part, moved, parts_of
 from .schema import Column, Level, TableSchema, to_numbers
 
 MAX_ATOMS = 256
@@ -129,12 +130,17 @@ class ColumnCodec:
         """
         if self.column.discrete:
             return self._decode_levels(codes)
+        return from_numbers(self.numbers(codes, values), self.column)
+
+    def numbers(self, codes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Cells of a column whose levels are numbers, float64, NaN where missing or code -1."""
+        known = (codes >= 0) & (codes < len(self.levels))
         atoms = np.append(np.asarray(self.levels, dtype=np.float64), np.nan)
-        numbers = atoms[np.where(codes < len(self.levels), codes, len(self.levels))]
+        numbers = atoms[np.where(known, codes, len(self.levels))]
         if self.continuous:
             between = codes == self.continuous_code
             numbers[between] = self.snap(values[between])
-        return from_numbers(numbers, self.column)
+        return numbers
 
     def snap(self, values: np.ndarray) -> np.ndarray:
         """``values`` moved to the column's grid and into its range."""
@@ -176,7 +182,7 @@ class ColumnCodec:
 
     def _encode_levels(self, series: pd.Series) -> np.ndarray:
         lookup: dict[object, int] = {level: code for code, level in enumerate(self.levels)}
-        codes, uniques = pd.factorize(series, use_na_sentinel=True)
+        codes, uniques = pd.factorize(plain(series), use_na_sentinel=True)
         of_unique = [lookup.get(_key(value, lookup), -1) for value in uniques]
         table = np.array([*of_unique, self.missing_code], dtype=np.int32)
         return table[codes]
@@ -204,15 +210,31 @@ class EncodedTable:
 
 @dataclass(frozen=True)
 class TableCodec:
-    """Codecs of all modelled columns of a schema, in its order."""
+    """Codecs of all modelled columns of a schema, in its order, and then of parts of moments.
+
+    Attributes:
+        schema: of the table.
+        columns: a codec per encoded column.
+        parts: what the last columns are parts of.
+    """
 
     schema: TableSchema
     columns: tuple[ColumnCodec, ...]
+    parts: tuple[Part, ...] = ()
 
     @classmethod
     def fit(cls, frame: pd.DataFrame, schema: TableSchema) -> Self:
         """The codec for ``frame``."""
-        return cls(schema, tuple(ColumnCodec.fit(frame[c.name], c) for c in schema.modelled))
+        codecs = [ColumnCodec.fit(frame[c.name], c) for c in schema.modelled]
+        parts: list[Part] = []
+        for base, codec in enumerate(codecs[:]):
+            if codec.continuous and codec.column.kind == "datetime":
+                moments = to_numbers(frame[codec.column.name])
+                for part in parts_of(moments, codec.column, base):
+                    column = part.column(moments, codec.column.name)
+                    codecs.append(ColumnCodec.fit(pd.Series(part.of(moments)), column))
+                    parts.append(part)
+        return cls(schema, tuple(codecs), tuple(parts))
 
     @property
     def sizes(self) -> np.ndarray:
@@ -223,8 +245,54 @@ class TableCodec:
         """All modelled columns of ``frame``."""
         shape = (len(frame), len(self.columns))
         codes, values = np.empty(shape, np.int32), np.empty(shape, np.float64)
+        columns = {column.name: frame[column.name] for column in self.schema.modelled}
         for position, codec in enumerate(self.columns):
-            codes[:, position], values[:, position] = codec.encode(frame[codec.column.name])
+            series = self.series(columns, position)
+            if series is not None:
+                codes[:, position], values[:, position] = codec.encode(series)
+        return EncodedTable(codes, values)
+
+    def series(self, columns: Mapping[str, pd.Series], position: int) -> pd.Series | None:
+        """What the column at ``position`` encodes of these columns, or None where it is absent."""
+        wide = len(self.columns) - len(self.parts)
+        part = self.parts[position - wide] if position >= wide else None
+        base = columns.get(self.columns[part.base if part else position].column.name)
+        if part is None or base is None:
+            return base
+        return pd.Series(part.of(to_numbers(base)))
+
+    def settle(
+        self,
+        encoded: EncodedTable,
+        allowed: Mapping[int, Callable[[np.ndarray], np.ndarray]] | None = None,
+    ) -> EncodedTable:
+        """Rows whose moments agree with their parts, which are then used up (their code is -1).
+
+        Args:
+            encoded: rows; not modified.
+            allowed: by position which continuous values a column may hold, where not all.
+        """
+        if not self.parts:
+            return encoded
+        codes, values = encoded.codes.copy(), encoded.values.copy()
+        wide = len(self.columns) - len(self.parts)
+        drawn: dict[int, dict[str, np.ndarray]] = {}
+        for place, part in enumerate(self.parts, start=wide):
+            drawn.setdefault(part.base, {})[part.what] = self.columns[place].numbers(
+                codes[:, place], values[:, place]
+            )
+        for base, parts in drawn.items():
+            codec, inside = self.columns[base], (allowed or {}).get(base)
+            rows = np.flatnonzero(codes[:, base] == codec.continuous_code)
+            limits = codec.column.low, codec.column.high
+
+            def fits(x: np.ndarray, limits: Any = limits, inside: Any = inside) -> np.ndarray:  # noqa: ANN401
+                within: np.ndarray = (x >= limits[0]) & (x <= limits[1])
+                return within if inside is None else within & inside(x)
+
+            weekday, time = (parts[w][rows] if w in parts else None for w in ("weekday", "time"))
+            values[rows, base] = moved(values[rows, base], weekday, time, fits)
+        codes[:, wide:], values[:, wide:] = -1, np.nan
         return EncodedTable(codes, values)
 
     def decode(self, encoded: EncodedTable, first_row: int = 0) -> pd.DataFrame:
@@ -233,8 +301,9 @@ class TableCodec:
         Ids become fresh surrogates counted from ``first_row``; text becomes a placeholder: neither
         is ever learned.
         """
+        encoded = self.settle(encoded)
         series: dict[str, pd.Series] = {}
-        for position, codec in enumerate(self.columns):
+        for position, codec in enumerate(self.columns[: len(self.columns) - len(self.parts)]):
             cells = encoded.codes[:, position], encoded.values[:, position]
             series[codec.column.name] = codec.decode(*cells)
         for column in self.schema.columns:
@@ -242,21 +311,25 @@ class TableCodec:
                 series[column.name] = surrogate(column, len(encoded), first_row)
         return pd.DataFrame(series, columns=list(self.schema.names))
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """A JSON-able list; ``from_json`` is the inverse."""
-        return [codec.to_json() for codec in self.columns]
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary; ``from_json`` is the inverse."""
+        return {
+            "columns": [codec.to_json() for codec in self.columns],
+            "parts": [dataclasses.asdict(part) for part in self.parts],
+        }
 
     @classmethod
-    def from_json(cls, schema: TableSchema, raw: Sequence[dict[str, Any]]) -> Self:
+    def from_json(cls, schema: TableSchema, raw: Mapping[str, Any]) -> Self:
         """The codec that ``to_json`` wrote."""
-        return cls(schema, tuple(ColumnCodec.from_json(entry) for entry in raw))
+        columns = tuple(ColumnCodec.from_json(entry) for entry in raw["columns"])
+        return cls(schema, columns, tuple(Part(**entry) for entry in raw["parts"]))
 
 
 def surrogate(column: Column, n: int, first_row: int) -> pd.Series:
     """Values that stand for an id or text column: new, unique, and tied to no real value."""
     numbers = np.arange(first_row + 1, first_row + n + 1)
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        return pd.Series(numbers).astype(pandas_dtype(column.dtype))
+    if pd.api.types.is_numeric_dtype(pandas_dtype(column.dtype)):
+        return restored(pd.Series(numbers), column.dtype)
     width = 9
     texts = [f"{column.name}-{number:0{width}d}" for number in numbers]
     return cast_series(pd.Series(texts, dtype=object), column)
@@ -264,7 +337,6 @@ def surrogate(column: Column, n: int, first_row: int) -> pd.Series:
 
 def from_numbers(numbers: np.ndarray, column: Column) -> pd.Series:
     """A series of the column's dtype; NaN is missing; inverse of ``schema.to_numbers``."""
-    dtype = pandas_dtype(column.dtype)
     if column.kind == "datetime":
         present = np.isfinite(numbers)
         micro = np.where(present, np.round(np.where(present, numbers, 0)), 0).astype(np.int64)
@@ -272,24 +344,35 @@ def from_numbers(numbers: np.ndarray, column: Column) -> pd.Series:
         stamps[~present] = pd.NaT
         if "," in column.dtype:  # e.g. datetime64[ns, UTC]
             stamps = stamps.dt.tz_localize("UTC")
-        return stamps.astype(dtype)
-    series = pd.Series(numbers)
-    if pd.api.types.is_integer_dtype(dtype):
-        if pd.api.types.is_extension_array_dtype(dtype):
-            return series.round().astype("Int64").astype(dtype)
-        return series.round().fillna(0).astype(dtype)
-    return series.astype(dtype)
+        return restored(stamps, column.dtype)
+    dtype = pandas_dtype(column.dtype)
+    if not pd.api.types.is_integer_dtype(dtype):
+        return restored(pd.Series(numbers), column.dtype)
+    whole = pd.Series(np.clip(np.round(numbers), *_range(dtype)))
+    if pd.api.types.is_extension_array_dtype(dtype):
+        unsigned = pd.api.types.is_unsigned_integer_dtype(dtype)
+        return restored(whole.astype("UInt64" if unsigned else "Int64"), column.dtype)
+    return restored(whole.fillna(0), column.dtype)
+
+
+def _range(dtype: Any) -> tuple[float, float]:  # noqa: ANN401
+    """The smallest and largest float that an integer dtype holds."""
+    limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
+    high = float(limits.max)
+    return float(limits.min), high if int(high) <= limits.max else float(np.nextafter(high, 0.0))
 
 
 def cast_series(series: pd.Series, column: Column) -> pd.Series:
     """An object series of levels and None in the column's dtype."""
     if column.dtype == "object":
         return series
-    if column.dtype == "category":
-        return pd.Series(pd.Categorical(series, categories=list(column.levels)))
-    if column.dtype.startswith("float"):
-        return pd.to_numeric(series).astype(pandas_dtype(column.dtype))
-    return series.astype(pandas_dtype(column.dtype))
+    if column.dtype in ("category", ORDERED):
+        levels = list(column.levels)
+        ordered = column.dtype == ORDERED
+        return pd.Series(pd.Categorical(series, categories=levels, ordered=ordered))
+    if column.levels and not any(isinstance(level, str | bool) for level in column.levels):
+        series = pd.to_numeric(series)
+    return restored(series, column.dtype)
 
 
 def _nearest(atoms: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from safetensors.numpy import save as save_arrays
 from .base import CheckpointError
 from .schema import Schema, schema_from_json
 
-FORMAT = 1
+FORMAT = 2
 _WEIGHTS = "weights.safetensors"
 _MODEL = "model.json"
 _KEYS = {"generator", "parameters", "schema", "state", "weights_sha256"}

@@ -16,6 +16,8 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import numpy as np
 import pandas as pd
 
+from .dtypes import dtype_name, pandas_dtype, plain
+
 Kind = Literal["numerical", "categorical", "boolean", "datetime", "text", "id"]
 KINDS: tuple[str, ...] = get_args(Kind)
 Level: TypeAlias = str | int | float | bool
@@ -34,14 +36,17 @@ class Column:
     Attributes:
         name: its name.
         kind: what its values mean; decides how it is encoded and measured.
-        dtype: the pandas dtype that samples must have, e.g. ``int64``, ``Int64``, ``object``.
+        dtype: name of the dtype that samples must have, e.g. ``int64``, ``Int64``, ``object``;
+            ``dtypes.dtype_name`` gives it.
         nullable: whether values may be missing.
-        levels: sorted distinct values of a categorical or boolean column, else empty.
+        levels: distinct values of a categorical or boolean column, sorted or, for an ordered
+            category, in its order; else empty.
         low: smallest value of a numerical or datetime column (datetimes in microseconds).
         high: largest value, likewise.
         step: the grid on which all values lie (1 for integers, 0.01 for cents, a day in
             microseconds for dates), or None for a continuous column.
         description: for the people who read the dataset.
+        stored: the Arrow type that a published table has here; empty where ``dtype`` tells it.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Column:
     high: float | None = None
     step: float | None = None
     description: str = ""
+    stored: str = ""
 
     @property
     def discrete(self) -> bool:
@@ -92,7 +98,8 @@ class TableSchema:
     def empty_frame(self) -> pd.DataFrame:
         """A frame of no rows with the schema's columns and dtypes."""
         return pd.DataFrame(
-            {c.name: pd.Series([], dtype=c.dtype) for c in self.columns}, columns=list(self.names)
+            {c.name: pd.Series([], dtype=pandas_dtype(c.dtype)) for c in self.columns},
+            columns=list(self.names),
         )
 
     @classmethod
@@ -191,10 +198,11 @@ def schema_from_json(text: str) -> Schema:
 
 def infer_column(name: str, series: pd.Series, declared: str | None = None) -> Column:
     """The column that describes ``series``; ``declared`` is the owner's word on its kind."""
+    _check_cells(name, series)
+    dtype, series = dtype_name(series), plain(series)
     kind = _as_kind(declared) if declared else infer_kind(name, series)
     present = series.dropna()
     nullable = len(present) < len(series)
-    dtype = str(series.dtype)
     if kind in ("categorical", "boolean"):
         return Column(name, kind, dtype, nullable, levels=sorted_levels(present))
     if kind in ("numerical", "datetime"):
@@ -214,8 +222,24 @@ def infer_column(name: str, series: pd.Series, declared: str | None = None) -> C
     return Column(name, kind, dtype, nullable)
 
 
+def _check_cells(name: str, series: pd.Series) -> None:
+    """Raise ValueError where cells are no single values: bytes, complex numbers, lists."""
+    held = "complex numbers" if series.dtype.kind == "c" else ""
+    if series.dtype == object:
+        inferred = pd.api.types.infer_dtype(series, skipna=True)
+        held = {"bytes": "bytes", "complex": "complex numbers"}.get(inferred, held)
+        if inferred == "mixed" and not series.dropna().map(pd.api.types.is_scalar).all():
+            held = "lists or other objects"
+    if held:
+        raise ValueError(
+            f"column {name!r} must hold numbers, text, booleans, dates or times, it holds {held}; "
+            "convert it or leave it out"
+        )
+
+
 def infer_kind(name: str, series: pd.Series) -> Kind:
     """The kind that the values of ``series`` suggest."""
+    series = plain(series)
     if pd.api.types.is_bool_dtype(series.dtype):
         return "boolean"
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
@@ -235,7 +259,11 @@ def infer_kind(name: str, series: pd.Series) -> Kind:
 
 
 def to_numbers(series: pd.Series) -> np.ndarray:
-    """Float64 values of a numerical or datetime series; NaN is missing, time in microseconds."""
+    """Float64 values of a numerical or datetime series; NaN is missing.
+
+    Moments are microseconds, durations and times of day are seconds.
+    """
+    series = plain(series)
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
         naive = series.dt.tz_convert("UTC").dt.tz_localize(None) if series.dt.tz else series
         micro = naive.astype("datetime64[us]")
@@ -261,6 +289,9 @@ def infer_step(numbers: np.ndarray, kind: str) -> float | None:
 
 def sorted_levels(present: pd.Series) -> tuple[Level, ...]:
     """Distinct values in a stable order, as plain Python objects."""
+    if isinstance(present.dtype, pd.CategoricalDtype) and present.dtype.ordered:
+        used = present.cat.remove_unused_categories().cat.categories
+        return tuple(_plain(value) for value in used)
     values = [_plain(value) for value in present.unique()]
     return tuple(sorted(values, key=lambda value: (isinstance(value, str), value)))
 

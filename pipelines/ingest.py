@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from .spec import DatasetSpec
 
 MIN_ROWS = 50
 # Of what lies in the vault beside the rows; another one makes old folders be written anew.
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def split_and_protect(raw: RawTable | RawImages, spec: DatasetSpec) -> Split:
     schema = TableSchema.infer(
         train, kinds=protection.kinds, target=spec.target, protected=spec.protected
     )
-    schema = _described(schema, spec)
+    schema = _described(schema, spec, raw.types)
     facts = {
         "modality": "table",
         "rows": {"train": len(train), "holdout": len(holdout)},
@@ -218,14 +218,15 @@ def _bound_note(kept: np.ndarray, spec: DatasetSpec) -> list[str]:
     ]
 
 
-def _described(schema: TableSchema, spec: DatasetSpec) -> TableSchema:
-    columns = tuple(
-        replace(column, description=spec.columns[column.name].description)
-        if column.name in spec.columns
-        else column
-        for column in schema.columns
-    )
-    return replace(schema, columns=columns)
+def _described(schema: TableSchema, spec: DatasetSpec, types: Mapping[str, str]) -> TableSchema:
+    """With the owner's descriptions, and the types of the source where values are still of them."""
+    columns = []
+    for column in schema.columns:
+        declared = spec.columns.get(column.name)
+        text = declared.description if declared else ""
+        stored = types.get(column.name, "") if column.modelled else ""
+        columns.append(replace(column, description=text, stored=stored))
+    return replace(schema, columns=tuple(columns))
 
 
 def _split_images(raw: RawImages, spec: DatasetSpec) -> Split:

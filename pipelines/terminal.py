@@ -93,7 +93,7 @@ class Terminal:
                 table.add_row(
                     escape(column.name),
                     column.kind,
-                    column.dtype,
+                    column.stored or column.dtype,
                     "yes" if column.nullable else "",
                     _role(column.name, schema),
                 )

@@ -33,7 +33,7 @@ from generators.base import (
     derive_seed,
 )
 from generators.checkpoint import Parts
-from generators.conditions import Cells, Conditions
+from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
 from generators.schema import TableSchema
 from generators.tabular.independent import learnable
@@ -319,7 +319,9 @@ class Autoregressive(Resumable, Conditional, Density):
             if n and not weights.mean() > _NO_SUPPORT:
                 raise conditions.unsupported(self.codec_.columns[p].column.name for p in cells)
             kept = _resample(weights, n, np.random.default_rng(derive_seed("resample", seed)))
-            return self.tokens_.decode(pool[kept], np.random.default_rng(seed), cells)
+            rows = self.tokens_.decode(pool[kept], np.random.default_rng(seed), cells)
+            settled: EncodedTable = self.codec_.settle(rows, allowed_values(cells))
+            return settled
 
         encoded = draw(block.size, block.seed)
         if self.verbatim_guard:

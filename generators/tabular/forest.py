@@ -34,7 +34,7 @@ from generators.base import (
     SchemaError,
     derive_seed,
 )
-from generators.conditions import Cells, Conditions
+from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
 from generators.schema import Data, TableSchema
 from generators.tabular.independent import learnable
@@ -238,7 +238,8 @@ class Forest(Conditional):
             drawn = None if rows.impossible() else rows.draw(size, rng)
             if drawn is None:
                 raise conditions.unsupported(names)
-            return drawn
+            settled: EncodedTable = self.codec_.settle(drawn, allowed_values(cells))
+            return settled
 
         encoded = draw(block.size, rng)
         if self.verbatim_guard:

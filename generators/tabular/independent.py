@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from generators.base import Block, Conditional, DataError, Modality, OnProgress, Progress
-from generators.conditions import Cells, Conditions
+from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
 from generators.schema import TableSchema
 from generators.tabular.leaves import (
@@ -75,7 +75,9 @@ class Independent(Conditional):
         empty = [place for place, leaves in restricted.items() if leaves.mass[0] <= 0]
         if empty:
             raise conditions.unsupported(self.codec_.columns[p].column.name for p in empty)
-        return self._draw(block, restricted)
+        drawn = self._draw(block, restricted)
+        settled: EncodedTable = self.codec_.settle(drawn, allowed_values(cells))
+        return settled
 
     def _fill_block(
         self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray

@@ -76,6 +76,7 @@ def copy_profile(encoded: EncodedTable) -> tuple[np.ndarray, float]:
 
 def snapped(encoded: EncodedTable, codec: TableCodec) -> EncodedTable:
     """The rows with their values on the columns' grids, as they would be published."""
+    encoded = codec.settle(encoded)
     values = [column.snap(encoded.values[:, at]) for at, column in enumerate(codec.columns)]
     return EncodedTable(encoded.codes, np.column_stack(values))
 

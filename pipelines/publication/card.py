@@ -130,7 +130,15 @@ def _hub_dtype(column: ColumnInfo) -> str:
     zone = re.fullmatch(r"timestamp\[(.+)\]", column.type)
     if zone:
         return f"timestamp[us, tz={zone[1]}]"
-    return {"timestamp": "timestamp[us]", "duration": "duration[us]"}.get(column.type, column.type)
+    return _HUB_DTYPES.get(column.type, column.type.replace("decimal(", "decimal128("))
+
+
+_HUB_DTYPES = {
+    "timestamp": "timestamp[us]",
+    "date": "date32",
+    "time": "time64[us]",
+    "duration": "duration[us]",
+}
 
 
 def _text(value: str) -> str:

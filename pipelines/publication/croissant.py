@@ -158,7 +158,7 @@ def _field(column: ColumnInfo, split: str, source: dict[str, Any]) -> dict[str, 
 def _data_type(logical: str) -> str:
     if logical.startswith(("int", "uint")):
         return "sc:Integer"
-    if logical.startswith("float"):
+    if logical.startswith(("float", "decimal")):
         return "sc:Float"
     if logical.startswith("timestamp"):
         return "sc:DateTime"

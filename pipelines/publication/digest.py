@@ -10,8 +10,8 @@ length and name of its logical type, and then for each batch of 65,536 rows:
 1. the validity bits, packed, least significant bit first;
 2. the values, little-endian, nulls as zero. Integers in their own width; booleans as one byte;
    floats with one NaN and no negative zero; times and dates as int64 (microseconds, days);
-   strings and binary as int64 lengths and then the joined bytes; images as int64 height, width
-   and channels and then the pixels.
+   decimals as the int128 of their digits; strings and binary as int64 lengths and then the joined
+   bytes; images as int64 height, width and channels and then the pixels.
 
 The digest is ``v1:`` and the SHA-256 over the row count (int64) and the column digests in order.
 The batch size and the names of the logical types are part of v1 and never change.
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -40,8 +41,8 @@ def content_digest(table: pa.Table) -> str:
     Costs one pass over the data, about 1 s per GB without images; memory for one batch.
 
     Raises:
-        DataError: a column's type has no canonical form (decimals, nested types), a timestamp is
-            finer than a microsecond, or an image cannot be decoded.
+        DataError: a column's type has no canonical form (nested types, decimals of more than 38
+            digits), a timestamp is finer than a microsecond, or an image cannot be decoded.
     """
     digest = hashlib.sha256(_int64(table.num_rows))
     for name in table.column_names:
@@ -76,6 +77,8 @@ def logical_type(kind: pa.DataType, name: str = "") -> str:
         return "image"
     if pa.types.is_timestamp(kind):
         return "timestamp" if kind.tz is None else f"timestamp[{kind.tz}]"
+    if pa.types.is_decimal(kind) and kind.precision <= 38:
+        return f"decimal({kind.precision}, {kind.scale})"
     for test, label in _SIMPLE:
         if test(kind):
             return label
@@ -139,6 +142,8 @@ def _update_values(digest: hashlib._Hash, batch: pa.Array, kind: str, name: str)
         _update_bytes(digest, batch)
     elif kind.startswith("float"):
         digest.update(_canonical_floats(batch).tobytes())
+    elif kind.startswith("decimal"):
+        digest.update(_decimals(batch))
     else:
         digest.update(_integers(batch, kind, name).tobytes())
 
@@ -162,6 +167,12 @@ def _canonical_floats(batch: pa.Array) -> np.ndarray:
     values[np.isnan(values)] = np.nan
     canonical: np.ndarray = values + values.dtype.type(0)  # -0.0 + 0.0 is 0.0
     return canonical
+
+
+def _decimals(batch: pa.Array) -> memoryview:
+    wide = batch.cast(pa.decimal128(batch.type.precision, batch.type.scale))
+    filled = pc.fill_null(wide, pa.scalar(Decimal(0), wide.type))
+    return memoryview(filled.buffers()[1])[16 * filled.offset : 16 * (filled.offset + len(filled))]
 
 
 def _integers(batch: pa.Array, kind: str, name: str) -> np.ndarray:

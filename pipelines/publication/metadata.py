@@ -90,4 +90,6 @@ def _field_type(logical: str) -> str:
         return "datetime"
     if logical.startswith(("int", "uint")):
         return "integer"
-    return "number" if logical.startswith("float") else _FIELD_TYPES.get(logical, "any")
+    return (
+        "number" if logical.startswith(("float", "decimal")) else _FIELD_TYPES.get(logical, "any")
+    )

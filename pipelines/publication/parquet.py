@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, PngImagePlugin
 
+from generators import dtypes
 from generators.base import ParameterError, SchemaError
+from generators.dtypes import arrow_of_plain
 from generators.schema import Column, Data, Images, ImageSchema, Schema, TableSchema
 
 from .digest import is_image
@@ -167,13 +169,16 @@ def _table_to_arrow(frame: pd.DataFrame, schema: TableSchema) -> pa.Table:
 
 
 def _column_to_arrow(series: pd.Series, column: Column) -> pa.Array:
-    target = arrow_type(column)
+    target = _plain_type(column)
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(object)
     if series.dtype == object and pa.types.is_string(target):
         series = series.map(str, na_action="ignore")
     try:
         array = pa.array(series, type=target, from_pandas=True)
+        if column.stored:
+            target = arrow_type(column)
+            array = arrow_of_plain(array, target)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         # Arrow's own message quotes the cell.
         raise SchemaError(
@@ -196,6 +201,10 @@ def arrow_type(column: Column) -> pa.DataType:
     Raises:
         SchemaError: a dtype that has no place in a published table.
     """
+    return dtypes.arrow_type(column.stored) if column.stored else _plain_type(column)
+
+
+def _plain_type(column: Column) -> pa.DataType:
     dtype = column.dtype.lower()
     if dtype in ("object", "category"):
         return _type_of_levels(column)
@@ -268,7 +277,7 @@ def _encodings(table: pa.Table, names: list[str]) -> dict[str, str]:
         kind = table.schema.field(name).type
         if pa.types.is_floating(kind):
             encodings[name] = "BYTE_STREAM_SPLIT"
-        elif pa.types.is_integer(kind) or pa.types.is_timestamp(kind):
+        elif pa.types.is_integer(kind) or pa.types.is_temporal(kind):
             encodings[name] = "DELTA_BINARY_PACKED"
     return encodings
 
@@ -280,5 +289,7 @@ def _huggingface(schema: pa.Schema) -> str:
         if is_image(field.type):
             features[field.name] = {"_type": "Image"}
         else:
-            features[field.name] = {"dtype": str(field.type), "_type": "Value"}
+            # The library's names are Arrow's, but for dates.
+            name = str(field.type).removesuffix("[day]")
+            features[field.name] = {"dtype": name, "_type": "Value"}
     return json.dumps({"info": {"features": features}}, sort_keys=False)

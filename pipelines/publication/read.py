@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from generators.base import SchemaError
+from generators.dtypes import plain_of_arrow, restored
 from generators.schema import Column, Data, Images, ImageSchema, Schema
 
 from .digest import decode_image
@@ -54,6 +55,8 @@ def _images(table: pa.Table, schema: ImageSchema) -> Images:
 
 
 def _series(column: pa.ChunkedArray, declared: Column) -> pd.Series:
+    if declared.stored:
+        return restored(plain_of_arrow(column), declared.dtype)
     dtype = pd.api.types.pandas_dtype(declared.dtype)
     if isinstance(dtype, pd.CategoricalDtype):
         return pd.Series(pd.Categorical(column.to_pylist(), categories=list(declared.levels)))

@@ -31,7 +31,7 @@ from generators.schema import Images, ImageSchema, schema_from_json
 
 from ..spec import SourceSpec
 from .images import RawImages
-from .tables import RawTable, to_frame
+from .tables import ArrowTable, RawTable
 
 _TABLE, _PIXELS, _FACTS, _FAILURE = (
     "table.parquet",
@@ -120,7 +120,7 @@ def _too_much(source: SourceSpec) -> DataError:
 def _result(folder: Path, source: SourceSpec) -> RawTable | RawImages:
     facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     if (folder / _TABLE).is_file():
-        return RawTable(to_frame(pq.read_table(folder / _TABLE)), seen=facts["seen"])
+        return ArrowTable(pq.read_table(folder / _TABLE), facts["seen"]).raw()
     schema = schema_from_json(facts["schema"])
     if not isinstance(schema, ImageSchema):
         raise DataError(f"a {source.kind} source must hold images, it holds none; give others")

@@ -10,9 +10,9 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +21,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from generators.base import DataError
+from generators.dtypes import exact_type, plain_of_arrow
 
 from ..protection.detection import personal_value
 from .reservoir import Reservoir
@@ -47,10 +48,12 @@ class RawTable:
     Attributes:
         frame: the rows, or a uniform sample of them.
         seen: how many rows the source has; 0 means: those of ``frame``.
+        types: the Arrow types of columns that ``frame`` holds in another one, exactly.
     """
 
     frame: pd.DataFrame
     seen: int = 0
+    types: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class ArrowTable:
 
     def raw(self) -> RawTable:
         """The same for those who work on it."""
-        return RawTable(to_frame(self.table), self.seen)
+        types = {name: exact_type(self.table.column(name)) for name in self.table.column_names}
+        return RawTable(to_frame(self.table), self.seen, {n: t for n, t in types.items() if t})
 
 
 def read_csv(path: Path) -> RawTable:
@@ -185,43 +189,33 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
         DataError: a nested or binary column.
     """
     columns: dict[str, pd.Series] = {}
-    for field in table.schema:
-        columns[field.name] = _to_series(table.column(field.name), field)
+    for column in table.schema:
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if pa.types.is_nested(kind) or not any(test(kind) for test in _FLAT):
+            raise DataError(
+                f"column {column.name!r} must be a number, text, boolean, date or time, it is "
+                f"{kind}; flatten it or drop it"
+            )
+        columns[column.name] = plain_of_arrow(table.column(column.name))
     return pd.DataFrame(columns)
 
 
-def _to_series(column: pa.ChunkedArray, field: pa.Field) -> pd.Series:
-    if pa.types.is_dictionary(field.type):
-        column = column.cast(field.type.value_type)
-    kind = column.type
-    series: pd.Series | None = None
-    if pa.types.is_integer(kind):
-        whole = {kind: pd.Int64Dtype()} if column.null_count else {}
-        series = column.to_pandas(types_mapper=whole.get)
-        series = series if column.null_count else column.to_pandas().astype("int64")
-    elif pa.types.is_boolean(kind):
-        flags = {kind: pd.BooleanDtype()} if column.null_count else {}
-        series = column.to_pandas(types_mapper=flags.get)
-    elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        series = column.cast(pa.float64()).to_pandas()
-    elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        stamps = column.cast(pa.timestamp("us"), safe=False)
-        series = stamps.to_pandas().astype("datetime64[us]")
-    elif pa.types.is_null(kind):
-        series = pd.Series([None] * len(column), dtype=object)
-    elif _is_text(kind) or pa.types.is_time(kind):
-        series = column.cast(pa.string()).to_pandas().astype(object)
-    if series is not None:
-        return series
-    raise DataError(
-        f"column {field.name!r} must be a number, text, boolean, date or time, it is {kind}; "
-        "flatten it or drop it"
-    )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(test(kind) for test in tests)
+_FLAT = (
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_decimal,
+    pa.types.is_boolean,
+    pa.types.is_null,
+    pa.types.is_timestamp,
+    pa.types.is_date,
+    pa.types.is_time,
+    pa.types.is_duration,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+)
 
 
 def _header(path: Path) -> tuple[list[str], str]:
