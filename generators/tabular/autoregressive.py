@@ -39,6 +39,7 @@ from generators.schema import TableSchema
 from generators.tabular.independent import learnable
 from generators.tabular.neural import check_positive
 from generators.tabular.ordering import column_order, mutual_information
+from generators.tabular.particles import systematic
 from generators.tabular.tokens import TwoLevelTokens
 from generators.tabular.verbatim import CopyGuard, contains, copy_profile, row_hashes, snapped
 from generators.training import (
@@ -318,7 +319,8 @@ class Autoregressive(Resumable, Conditional, Density):
             weights = np.exp(self._log_target(pool, share) - proposed)
             if n and not weights.mean() > _NO_SUPPORT:
                 raise conditions.unsupported(self.codec_.columns[p].column.name for p in cells)
-            kept = _resample(weights, n, np.random.default_rng(derive_seed("resample", seed)))
+            rng = np.random.default_rng(derive_seed("resample", seed))
+            kept = rng.permutation(systematic(weights, n, rng))
             rows = self.tokens_.decode(pool[kept], np.random.default_rng(seed), cells)
             settled: EncodedTable = self.codec_.settle(rows, allowed_values(cells))
             return settled
@@ -619,13 +621,6 @@ class _Training:
             for part in torch.split(self.held_out, _MICRO_BATCH)
         ]
         self.best.take(network, float(torch.stack(losses).sum()) / len(self.held_out))
-
-
-def _resample(weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Positions (n,) drawn by their weights, systematically (Kitagawa 1996), in random order."""
-    ends = np.cumsum(weights) / max(weights.sum(), np.finfo(float).tiny)
-    picked = np.searchsorted(ends, (np.arange(n) + rng.random()) / max(n, 1))
-    return rng.permutation(np.minimum(picked, len(weights) - 1))
 
 
 def _batches(

@@ -13,6 +13,7 @@ the penalty is written out, because the critic is piecewise linear.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,8 +25,16 @@ from torch import nn
 from ..base import ParameterError
 from ..checkpoint import Parts
 from ..training import EMA, build, torch_generator
+from .latent import AllowedTokens, Outputs
 from .modes import Spans, TableTokens, gumbel
-from .neural import NeuralTable, ResidentTable, TableTraining, check_positive, check_widths
+from .neural import (
+    Latents,
+    NeuralTable,
+    ResidentTable,
+    TableTraining,
+    check_positive,
+    check_widths,
+)
 
 _SLOPE = 0.2
 _DROPOUT = 0.5
@@ -285,15 +294,39 @@ class CTGAN(NeuralTable):
         self._frequencies = training.conditions.frequencies if training.conditions.size else None
         return training
 
-    def _draw(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def _latents(self, n: int, generator: torch.Generator) -> Latents:
         uniform = torch.rand(n, generator=generator, dtype=torch.float64)
         condition = torch.zeros(n, dtype=torch.int64)
         if self._frequencies is not None:
             condition = draw_conditions(self._frequencies, uniform)
-        noise = torch.randn(n, self.embedding_dim, generator=generator)
-        out = self.network_(noise, condition)
+        return torch.randn(n, self.embedding_dim, generator=generator), condition
+
+    def _outputs(self, *latents: torch.Tensor) -> Outputs:
+        out = self.network_(*latents)
         scalars = len(self.layout_.continuous)
-        return self._spans.draw(out[:, scalars:], generator), out[:, :scalars].tanh()
+        return Outputs(out[:, scalars:], out[:, :scalars].tanh())
+
+    def _proposals(
+        self, n: int, generator: torch.Generator, allowed: Mapping[int, AllowedTokens]
+    ) -> tuple[Latents, torch.Tensor]:
+        """Half of them with the conditional vector of what is allowed, the paper's own way."""
+        if self._frequencies is None or not set(allowed) & set(self.layout_.conditional):
+            return super()._proposals(n, generator, allowed)
+        prior = torch.diff(self._frequencies, prepend=torch.zeros(1, dtype=torch.float64))
+        shares = [
+            allowed[at].share
+            if at in allowed
+            else torch.zeros(self.layout_.sizes[at], dtype=torch.float64)
+            for at in self.layout_.conditional
+        ]
+        wanted = prior * torch.cat(shares)
+        if not float(wanted.sum()) > 0:
+            return super()._proposals(n, generator, allowed)
+        proposal = 0.5 * prior / prior.sum() + 0.5 * wanted / wanted.sum()
+        uniform = torch.rand(n, generator=generator, dtype=torch.float64)
+        condition = draw_conditions(proposal.cumsum(0), uniform)
+        noise = torch.randn(n, self.embedding_dim, generator=generator)
+        return (noise, condition), (prior / prior.sum() / proposal)[condition]
 
     def _arrays(self) -> dict[str, np.ndarray]:
         if self._frequencies is None:

@@ -32,7 +32,8 @@ MAX_LEVELS = 256
 MAX_NUMERIC_LEVELS = 32
 """A numerical column with more distinct values than this gets modes instead of one token each."""
 
-_WIDTH = 4.0  # alpha covers four standard deviations to either side
+MODE_WIDTH = 4.0
+"""Alpha covers so many standard deviations to either side of a mode."""
 _MAX_ALPHA = 0.99  # within reach of tanh
 _POINTS = 2048
 _MIN_STD = 1e-3  # of a mode, in standard deviations of the column
@@ -222,7 +223,7 @@ class ColumnTokens:
             x = _numbers(codec, codes[rows], values[rows])
             below = np.cumsum(self.mixture.posterior(x), axis=1)
             mode = (rng.random((len(rows), 1)) > below[:, :-1]).sum(axis=1)
-            scaled = (x - self.mixture.means[mode]) / (_WIDTH * self.mixture.stds[mode])
+            scaled = (x - self.mixture.means[mode]) / (MODE_WIDTH * self.mixture.stds[mode])
             tokens[rows] = self.first_mode + mode
             alphas[rows] = np.clip(scaled, -_MAX_ALPHA, _MAX_ALPHA)
         return tokens, alphas
@@ -242,7 +243,7 @@ class ColumnTokens:
         if self.mixture is not None:
             rows = tokens >= self.first_mode
             mode = tokens[rows] - self.first_mode
-            x = self.mixture.means[mode] + _WIDTH * self.mixture.stds[mode] * alphas[rows]
+            x = self.mixture.means[mode] + MODE_WIDTH * self.mixture.stds[mode] * alphas[rows]
             codes[rows], values[rows] = _cells(codec, x)
         return codes, values
 

@@ -8,7 +8,7 @@ shape, so that the rows of a block depend on the model and the block alone.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -17,9 +17,19 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..base import Block, DataError, Modality, OnProgress, ParameterError, Resumable, derive_seed
+from ..base import (
+    Block,
+    Conditional,
+    DataError,
+    Modality,
+    OnProgress,
+    ParameterError,
+    Resumable,
+    derive_seed,
+)
 from ..checkpoint import Parts
-from ..encoding import TableCodec
+from ..conditions import Cells, Conditions, allowed_values
+from ..encoding import EncodedTable, TableCodec
 from ..schema import TableSchema
 from ..training import (
     build,
@@ -30,10 +40,19 @@ from ..training import (
     run_steps,
     torch_generator,
 )
+from .latent import AllowedTokens, Outputs, corrected, log_likelihood, restricted
 from .modes import Spans, TableTokens
+from .particles import systematic
 
 _MICRO_BATCH = 1024
 """Rows per forward pass of a sample. Part of the format: a change changes all samples."""
+_POOL, _MIN_POOL = 8, 8192
+"""Latent vectors proposed for each row under conditions, and at least."""
+_PARTICLES = 2048
+"""Latent vectors among which each given row finds its own."""
+_NO_SUPPORT = 1e-12
+
+Latents = tuple[torch.Tensor, ...]
 
 
 class ResidentTable:
@@ -103,10 +122,10 @@ class TableTraining(Protocol):
 
 
 @dataclass(kw_only=True)
-class NeuralTable(Resumable):
+class NeuralTable(Resumable, Conditional):
     """A neural table family over mode-specific tokens.
 
-    A family implements ``_network``, ``_training`` and ``_draw``.
+    A family implements ``_network``, ``_training``, ``_latents`` and ``_outputs``.
 
     Attributes:
         epochs: passes over the table.
@@ -134,7 +153,7 @@ class NeuralTable(Resumable):
 
     def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
         device = resolve_device(self.device)
-        codec = TableCodec.fit(data, schema)
+        self.codec_ = codec = TableCodec.fit(data, schema)
         if not codec.columns:
             raise DataError(
                 f"{self.name} needs a column to learn, all {len(schema.columns)} are ids or text; "
@@ -178,21 +197,121 @@ class NeuralTable(Resumable):
         tokens, alphas = [], []
         with torch.inference_mode():
             for _ in range(0, block.size, _MICRO_BATCH):
-                token, alpha = self._draw(_MICRO_BATCH, generator)
+                outputs = self._outputs(*self._latents(_MICRO_BATCH, generator))
+                token, alpha = self._draw(outputs, generator, {})
                 tokens.append(token)
                 alphas.append(alpha)
         drawn = torch.cat(tokens).numpy()[: block.size], torch.cat(alphas).numpy()[: block.size]
         encoded = self.layout_.decode(*drawn, block.rng())
-        return self.layout_.codec.decode(encoded, first_row=block.start)
+        frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
+        return frame
+
+    def _sample_block_where(
+        self, block: Block, cells: Mapping[int, Cells], conditions: Conditions
+    ) -> EncodedTable:
+        generator = torch_generator("cpu", self.name, "where", block.seed)
+        allowed = {at: AllowedTokens.of(self.layout_, at, cell) for at, cell in cells.items()}
+        pool, weights = [], []
+        with torch.inference_mode():
+            for _ in range(0, max(_POOL * block.size, _MIN_POOL), _MICRO_BATCH):
+                latents, correction = self._proposals(_MICRO_BATCH, generator, allowed)
+                outputs = self._outputs(*latents)
+                for tokens in allowed.values():
+                    correction = correction * tokens.chances(outputs).sum(dim=1)
+                pool.append(latents)
+                weights.append(correction)
+        likely = torch.cat(weights).numpy()
+        if block.size and not likely.mean() > _NO_SUPPORT:
+            raise conditions.unsupported(self.codec_.columns[at].column.name for at in cells)
+        rng = block.rng()
+        kept = torch.from_numpy(rng.permutation(systematic(likely, block.size, rng)))
+        chosen = tuple(torch.cat(parts)[kept] for parts in zip(*pool, strict=True))
+        drawn = self._drawn(chosen, generator, allowed)
+        encoded = restricted(self.layout_, cells).decode(*drawn, rng)
+        inside = corrected(encoded, self.layout_, cells)
+        settled: EncodedTable = self.codec_.settle(inside, allowed_values(cells))
+        return settled
+
+    def _fill_block(
+        self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray
+    ) -> EncodedTable:
+        generator = torch_generator("cpu", self.name, "fill", block.seed)
+        rng = block.rng()
+        known = EncodedTable(np.where(given, encoded.codes, 0), encoded.values)
+        tokens, alphas = self.layout_.encode(known, rng)
+        with torch.inference_mode():
+            pool = [
+                self._latents(_MICRO_BATCH, generator) for _ in range(0, _PARTICLES, _MICRO_BATCH)
+            ]
+            latents = tuple(torch.cat(parts) for parts in zip(*pool, strict=True))
+            logs = log_likelihood(self._outputs(*latents), self.layout_, tokens, alphas, given)
+        # The greatest of the logs with Gumbel noise is a draw by the weights.
+        own = torch.from_numpy((logs + rng.gumbel(size=logs.shape)).argmax(axis=1))
+        cells = {at: self._not_missing(at) for at in np.flatnonzero(present).tolist()}
+        allowed = {at: AllowedTokens.of(self.layout_, at, cell) for at, cell in cells.items()}
+        drawn = self._drawn(tuple(part[own] for part in latents), generator, allowed)
+        made = self.layout_.decode(*drawn, rng)
+        codes = np.where(given, encoded.codes, made.codes)
+        return EncodedTable(codes, np.where(given, encoded.values, made.values))
+
+    def _not_missing(self, at: int) -> Cells:
+        """All that a column may be but missing, unless it is never anything else."""
+        codec, tokens = self.codec_.columns[at], self.layout_.columns[at]
+        codes = np.ones(codec.size, dtype=bool)
+        if codec.missing and tokens.size > 1:
+            codes[codec.missing_code] = False
+        return Cells(codes, ((-np.inf, np.inf),) if codec.continuous else ())
+
+    def _drawn(
+        self,
+        latents: Latents,
+        generator: torch.Generator,
+        allowed: Mapping[int, AllowedTokens],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (N, D) and alphas (N, A), a row for each latent vector."""
+        rows, spare = len(latents[0]), -len(latents[0]) % _MICRO_BATCH
+        padded = [torch.cat([part, part[-1:].expand(spare, *part.shape[1:])]) for part in latents]
+        batches = zip(*(torch.split(part, _MICRO_BATCH) for part in padded), strict=True)
+        with torch.inference_mode():
+            made = [self._draw(self._outputs(*part), generator, allowed) for part in batches]
+        tokens, alphas = (torch.cat(parts).numpy()[:rows] for parts in zip(*made, strict=True))
+        return tokens, alphas
+
+    def _draw(
+        self,
+        outputs: Outputs,
+        generator: torch.Generator,
+        allowed: Mapping[int, AllowedTokens],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (int64, (B, D)) and alphas (float32, (B, A)), some columns within ``allowed``."""
+        tokens, alphas = self._spans.draw(outputs.logits, generator), outputs.alphas
+        if outputs.deviations is not None:
+            noise = torch.randn(alphas.shape, generator=generator)
+            alphas = alphas + outputs.deviations * noise
+        alphas = alphas.clamp(-1.0, 1.0)
+        for at, column in allowed.items():
+            tokens[:, at], alpha = column.draw(outputs, generator)
+            if column.scalar >= 0:
+                alphas[:, column.scalar] = alpha
+        return tokens, alphas
+
+    def _proposals(
+        self,
+        n: int,
+        generator: torch.Generator,
+        allowed: Mapping[int, AllowedTokens],  # noqa: ARG002 - for families that can aim
+    ) -> tuple[Latents, torch.Tensor]:
+        """Latent vectors that may suit ``allowed``, and their prior over the proposal's density."""
+        return self._latents(n, generator), torch.ones(n, dtype=torch.float64)
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        state = {"codec": self.layout_.codec.to_json(), "tokens": self.layout_.to_json()}
+        state = {"codec": self.codec_.to_json(), "tokens": self.layout_.to_json()}
         return {**module_arrays(self.network_, "network."), **self._arrays()}, state
 
     def _restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
         schema: Any = self.schema_
-        codec = TableCodec.from_json(schema, state["codec"])
-        self.layout_ = TableTokens.from_json(codec, state["tokens"])
+        self.codec_ = TableCodec.from_json(schema, state["codec"])
+        self.layout_ = TableTokens.from_json(self.codec_, state["tokens"])
         self._restore_arrays(arrays)
         # The weights are overwritten; the seed only has to be some seed.
         self.network_ = build(self._network, "cpu", torch_generator("cpu", self.name, "restore"))
@@ -215,8 +334,12 @@ class NeuralTable(Resumable):
         """A training of ``network_`` on ``table``, before its first step."""
 
     @abstractmethod
-    def _draw(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (int64, (n, D)) and alphas (float32, (n, A)) of new rows."""
+    def _latents(self, n: int, generator: torch.Generator) -> Latents:
+        """What ``_outputs`` makes n rows of: tensors of n rows each, drawn from the prior."""
+
+    @abstractmethod
+    def _outputs(self, *latents: torch.Tensor) -> Outputs:
+        """What the network says of rows with these latent vectors."""
 
 
 def check_positive(owner: str, **values: float) -> None:

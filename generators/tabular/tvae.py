@@ -16,10 +16,17 @@ from torch import nn
 
 from ..checkpoint import Parts
 from ..training import build, torch_generator
-from .neural import NeuralTable, ResidentTable, TableTraining, check_positive, check_widths
+from .latent import Outputs
+from .neural import (
+    Latents,
+    NeuralTable,
+    ResidentTable,
+    TableTraining,
+    check_positive,
+    check_widths,
+)
 
 _STD_RANGE = (0.01, 1.0)
-_MAX_ALPHA = 1.0
 
 
 class _Stack(nn.Module):
@@ -124,12 +131,12 @@ class TVAE(NeuralTable):
     def _training(self, table: ResidentTable) -> TableTraining:
         return _Training(self, table)
 
-    def _draw(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        z = torch.randn(n, self.embedding_dim, generator=generator)
-        means, logits = self.network_(z)
-        noise = torch.randn(means.shape, generator=generator)
-        alphas = (means + self.network_.std() * noise).clamp(-_MAX_ALPHA, _MAX_ALPHA)
-        return self._spans.draw(logits, generator), alphas
+    def _latents(self, n: int, generator: torch.Generator) -> Latents:
+        return (torch.randn(n, self.embedding_dim, generator=generator),)
+
+    def _outputs(self, *latents: torch.Tensor) -> Outputs:
+        means, logits = self.network_(*latents)
+        return Outputs(logits, means, self.network_.std())
 
 
 class _Training:

@@ -25,7 +25,9 @@ from generators.base import (
 from generators.conditions import Conditions
 from generators.schema import to_numbers
 
-TINY: dict[str, dict[str, Any]] = {"autoregressive": {"epochs": 2}}
+TINY: dict[str, dict[str, Any]] = {
+    name: {"epochs": 2} for name in ("autoregressive", "ctgan", "tvae")
+}
 FAMILIES = [name for name in GENERATORS if issubclass(GENERATORS[name], Conditional)]
 # Of every kind of column; each leaves rows of the toy table.
 WHERE = [
