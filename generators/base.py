@@ -165,6 +165,7 @@ class Generator(ABC):
             check_images(data, schema)
         self.schema_: Schema = schema
         self.loss_history_: list[tuple[int, float]] = []
+        self.training_notes_: list[str] = []
         self._fit(data, schema, progress or _no_progress)
         self.fitted_ = True
         return self
@@ -234,7 +235,7 @@ class Generator(ABC):
             )
         generator = cls.from_parameters(saved.parameters)
         generator.schema_ = saved.schema
-        generator.loss_history_ = []
+        generator.loss_history_, generator.training_notes_ = [], []
         generator._restore(saved.arrays, saved.state)
         generator.fitted_ = True
         return generator

@@ -32,8 +32,10 @@ from .checkpoint import Checkpoint, Parts
 
 M = TypeVar("M", bound=nn.Module)
 _REPORT_SECONDS = 0.5
-# No family's loss on scaled data comes near: such a training has diverged though it is finite.
-_EXPLODED = 1e9
+EXPLODED = 1e9
+"""No family's loss on scaled data comes near: such a training has diverged though it is finite."""
+LOG_EVERY = 50
+"""Steps between two readings of the loss, which wait for the device."""
 _NORMS = (
     nn.LayerNorm,
     nn.GroupNorm,
@@ -141,7 +143,7 @@ def run_steps(
     *,
     phase: str,
     progress: OnProgress,
-    log_every: int = 50,
+    log_every: int = LOG_EVERY,
     checkpoint: Checkpoint | None = None,
     parts: Parts | None = None,
     enough: Callable[[], bool] | None = None,
@@ -199,9 +201,9 @@ def run_steps(
 
 def _finite(tensor: torch.Tensor, done: int, total: int, phase: str) -> float:
     loss = float(tensor.detach())
-    if math.isnan(loss) or abs(loss) > _EXPLODED:
+    if math.isnan(loss) or abs(loss) > EXPLODED:
         raise TrainingError(
-            f"the loss must stay finite and below {_EXPLODED:g}, it is {loss:g} "
+            f"the loss must stay finite and below {EXPLODED:g}, it is {loss:g} "
             f"after step {done} of {total} ({phase}); lower the learning rate"
         )
     return loss

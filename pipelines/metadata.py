@@ -58,6 +58,8 @@ def of_model(release: Release, fitted: Fitted) -> Metadata:
         "parameters": dg.MetadataValue.json(facts["parameters"]),
         "digest": fitted.digest,
     }
+    if facts["training_notes"]:
+        shown["training notes"] = dg.MetadataValue.md(_list(facts["training_notes"]))
     if history:
         shown["final loss"] = history[-1][1]
         shown["loss curve"] = _picture("loss curve", _loss_curve(history), "svg+xml")

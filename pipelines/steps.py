@@ -430,6 +430,7 @@ def _contract(release: Release) -> Contract:
 def _train(generator: Generator, release: Release, progress: OnProgress | None) -> dict[str, Any]:
     started = time.monotonic()
     facts: dict[str, Any] = {"persistent": generator.persistent, "loss_history": []}
+    facts["training_notes"] = []
     if generator.persistent:
         train, schema = release.real.train(), release.real.schema
         if isinstance(generator, Resumable):
@@ -441,6 +442,7 @@ def _train(generator: Generator, release: Release, progress: OnProgress | None) 
         else:
             generator.fit(train, schema, progress=progress)
         facts["loss_history"] = generator.loss_history_
+        facts["training_notes"] = generator.training_notes_
     facts["parameters"] = generator.parameters()
     facts["seconds"] = round(time.monotonic() - started, 3)
     facts["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -520,13 +522,15 @@ def _write_report(release: Release, verdict: Verdict, card: Scorecard, data: Com
     if isinstance(data.synthetic, Images) and isinstance(data.schema, ImageSchema):
         sheet = contact_sheet(data.synthetic, data.schema)
         (release.evidence_folder / SHEET).write_bytes(sheet)
+    facts = fitted(release).facts
     context = ReportContext(
         dataset=release.spec.name,
         description=release.spec.description,
         verdict=verdict,
         scorecard=card,
         comparison=data,
-        loss_history=[(int(s), float(v)) for s, v in fitted(release).facts["loss_history"]],
+        loss_history=[(int(s), float(v)) for s, v in facts["loss_history"]],
+        training_notes=tuple(facts["training_notes"]),
         contact_sheet_png=sheet,
         protection=tuple(release.real.facts["protection"]),
         reproduce=reproduce_facts(release),

@@ -158,6 +158,7 @@ class Terminal:
                 "model_digest": model.digest,
                 "folder": str(folder),
                 "saved": bool(model.facts["persistent"]),
+                **{f"note {at}": n for at, n in enumerate(model.facts["training_notes"], start=1)},
             }
         )
 

@@ -60,6 +60,7 @@ class ReportContext:
         scorecard: what was measured.
         comparison: the three datasets, for pictures; None leaves the pictures out.
         loss_history: (step, loss) pairs of the training.
+        training_notes: what happened in it that should be known, a sentence each.
         contact_sheet_png: synthetic images on one sheet, or None.
         protection: what was done to the real data before training, a sentence each.
         reproduce: dataset, generator, parameters, seed, versions, digests.
@@ -72,6 +73,7 @@ class ReportContext:
     description: str = ""
     comparison: Comparison | None = None
     loss_history: Sequence[tuple[int, float]] = ()
+    training_notes: Sequence[str] = ()
     contact_sheet_png: bytes | None = None
     protection: Sequence[str] = ()
     reproduce: Mapping[str, Any] = field(default_factory=dict)

@@ -12,6 +12,7 @@ the penalty is written out, because the critic is piecewise linear.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -209,6 +210,12 @@ class Conditions:
         within = (uniform[1] * self.count[condition]).long()
         return condition, self.rows[self.start[condition] + within]
 
+    def usual(self, uniform: torch.Tensor) -> torch.Tensor:
+        """A condition for each uniform number by true frequency, int64, shape (n,)."""
+        if self.size == 0:
+            return torch.zeros(uniform.shape, dtype=torch.int64, device=self.device)
+        return draw_conditions(self.frequencies.to(self.device), uniform)
+
 
 def _cumulative(mass: torch.Tensor, segment: torch.Tensor, columns: int) -> torch.Tensor:
     """Cumulative probabilities of positions: a column evenly, then a token by its mass."""
@@ -231,9 +238,10 @@ class CTGAN(NeuralTable):
         embedding_dim: length of the noise vector.
         generator_dim: widths of the generator's hidden layers.
         discriminator_dim: widths of the critic's hidden layers.
-        generator_lr: learning rate of the generator (Adam).
+        generator_lr: learning rate of the generator (Adam) for 500 rows per step; it grows with the
+            root of the batch (Malladi et al. 2022, arXiv 2205.10287).
         generator_decay: its weight decay.
-        discriminator_lr: learning rate of the critic (Adam).
+        discriminator_lr: learning rate of the critic (Adam), likewise.
         discriminator_decay: its weight decay.
         penalty: weight of the gradient penalty.
         temperature: of the Gumbel softmax.
@@ -279,7 +287,7 @@ class CTGAN(NeuralTable):
             raise ParameterError(
                 f"average of {self.name} must lie within (0, 0.28), got {self.average}; try 0.1"
             )
-        if self.batch_size % self.pac or self.batch_size < 2:
+        if self.batch_size and (self.batch_size % self.pac or self.batch_size < 2):
             raise ParameterError(
                 f"batch_size of {self.name} must be a multiple of pac and at least 2, "
                 f"got {self.batch_size} and {self.pac}; change one of them"
@@ -352,7 +360,12 @@ class _Training:
         layout = settings.layout_
         columns = layout.conditional
         self.settings, self.table = settings, table
-        self.steps = max(1, len(table) // settings.batch_size)
+        self.batch = settings.rows_per_step(len(table), settings.pac)
+        self.steps = max(1, len(table) // self.batch)
+        rates = (
+            settings.rate(settings.generator_lr, self.batch),
+            settings.rate(settings.discriminator_lr, self.batch),
+        )
         self.conditions = Conditions(table, columns, [layout.sizes[at] for at in columns])
         self.random = torch_generator(table.device, settings.name, settings.seed, "steps")
         self.generator: RowGenerator = settings.network_.train()
@@ -360,14 +373,14 @@ class _Training:
         width = self.conditions.size, settings.pac, settings.discriminator_dim
         weights = torch_generator("cpu", settings.name, settings.seed, "critic")
         self.critic = build(lambda: Critic(table.width, *width), table.device, weights)
-        self.generator_adam = _adam(self.generator, settings.generator_lr, settings.generator_decay)
-        self.critic_adam = _adam(
-            self.critic, settings.discriminator_lr, settings.discriminator_decay
-        )
+        self.generator_adam = _adam(self.generator, rates[0], settings.generator_decay)
+        self.critic_adam = _adam(self.critic, rates[1], settings.discriminator_decay)
+
+        self.optimisers: list[torch.optim.Optimizer] = [self.generator_adam, self.critic_adam]
 
     def step(self, index: int) -> torch.Tensor:
         """One update of the critic, then one of the generator; gives the generator's loss."""
-        condition, rows = self.conditions.draw(self.settings.batch_size, self.random)
+        condition, rows = self.conditions.draw(self.batch, self.random)
         out = self._forward(condition)
         fake = self._activate(out)
         self._update(self.critic_adam, self.critic_loss(self.table.dense(rows), fake, condition))
@@ -421,22 +434,44 @@ class _Training:
         return adversarial + (normaliser - chosen).mean()
 
     @torch.no_grad()
+    def tokens(self, n: int) -> torch.Tensor:
+        """The tokens of ``n`` rows of the averaged generator, int64, shape (n, D)."""
+        settings = self.settings
+        random = torch_generator(self.table.device, settings.name, settings.seed, "judged")
+        averaged: Any = copy.deepcopy(self.averaged.module)
+        self._settle_norms(averaged, random, n)
+        uniform = torch.rand(n, generator=random, device=self.table.device, dtype=torch.float64)
+        condition = self.conditions.usual(uniform)
+        out = averaged(self._noise(n, random), condition)
+        return self.table.spans.draw(out[:, self.table.scalars :], random)
+
+    @torch.no_grad()
     def finish(self) -> None:
         """The averaged weights, and the batch-norm statistics that belong to them."""
         if self.averaged.steps:
             self.averaged.copy_to(self.generator)
-        norms: list[Any] = [*self.generator.norms]
+        self._settle_norms(self.generator, self.random, _REFRESH_BATCHES * self.batch)
+
+    def _settle_norms(self, network: RowGenerator, random: torch.Generator, rows: int) -> None:
+        """The statistics of batch norm that belong to the weights, from about so many rows."""
+        norms: list[Any] = [*network.norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain average of all batches
-        for _ in range(_REFRESH_BATCHES):
-            self._forward(self.conditions.draw(self.settings.batch_size, self.random)[0])
+        network.train()
+        for _ in range(-(-rows // self.batch)):
+            condition = self.conditions.draw(self.batch, random)[0]
+            network(self._noise(self.batch, random), condition)
+        network.eval()
 
     def _forward(self, condition: torch.Tensor) -> torch.Tensor:
-        shape = len(condition), self.settings.embedding_dim
-        noise = torch.randn(shape, generator=self.random, device=self.table.device)
-        out: torch.Tensor = self.generator(noise, condition)
+        out: torch.Tensor = self.generator(self._noise(len(condition), self.random), condition)
         return out
+
+    def _noise(self, n: int, random: torch.Generator) -> torch.Tensor:
+        return torch.randn(
+            n, self.settings.embedding_dim, generator=random, device=self.table.device
+        )
 
     def _activate(self, out: torch.Tensor) -> torch.Tensor:
         scalars = self.table.scalars

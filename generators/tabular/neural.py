@@ -7,8 +7,9 @@ shape, so that the rows of a block depend on the model and the block alone.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -25,13 +26,17 @@ from ..base import (
     OnProgress,
     ParameterError,
     Resumable,
+    TrainingError,
     derive_seed,
 )
 from ..checkpoint import Parts
 from ..conditions import Cells, Conditions, allowed_values
 from ..encoding import EncodedTable, TableCodec
+from ..rollback import Rollback, check_every
 from ..schema import TableSchema
 from ..training import (
+    EXPLODED,
+    LOG_EVERY,
     build,
     load_module_arrays,
     module_arrays,
@@ -51,6 +56,9 @@ _POOL, _MIN_POOL = 8, 8192
 _PARTICLES = 2048
 """Latent vectors among which each given row finds its own."""
 _NO_SUPPORT = 1e-12
+_BATCH, _LARGE = 500, 20_000
+"""Rows per step of the paper, and the rows of a table from which on it is twice that."""
+_JUDGED_ROWS, _JUDGED_PAIRS = 4096, 60
 
 Latents = tuple[torch.Tensor, ...]
 
@@ -107,9 +115,11 @@ class TableTraining(Protocol):
 
     Attributes:
         steps: per epoch.
+        optimisers: whose learning rates a collapse lowers.
     """
 
     steps: int
+    optimisers: list[torch.optim.Optimizer]
 
     def step(self, index: int) -> torch.Tensor:
         """One update; gives a scalar loss."""
@@ -117,8 +127,88 @@ class TableTraining(Protocol):
     def parts(self) -> Parts:
         """All that ``step`` changes, by name."""
 
+    def tokens(self, n: int) -> torch.Tensor:
+        """The tokens of ``n`` rows of the network as it is, int64, shape (n, D).
+
+        Always from the same random numbers, and without effect on the training.
+        """
+
     def finish(self) -> None:
         """Called after the last step."""
+
+
+class PairDistance:
+    """How far the pairs of columns of a sample are from those of the training table.
+
+    The mean total variation distance of two-way tables of tokens, within [0, 1]; of 60 pairs where
+    there are more.
+    """
+
+    def __init__(self, tokens: np.ndarray, sizes: Sequence[int], rng: np.random.Generator) -> None:
+        pairs = np.stack(np.triu_indices(len(sizes), k=len(sizes) > 1), axis=1)
+        chosen = rng.permutation(len(pairs))[:_JUDGED_PAIRS]
+        self._pairs = [(int(a), int(b)) for a, b in pairs[np.sort(chosen)]]
+        self._sizes = sizes
+        self._real = self._shares(tokens)
+
+    def __call__(self, tokens: np.ndarray) -> float:
+        """Of a sample's tokens, shape (n, D)."""
+        found = zip(self._real, self._shares(tokens), strict=True)
+        return float(np.mean([np.abs(real - made).sum() / 2 for real, made in found]))
+
+    def _shares(self, tokens: np.ndarray) -> list[np.ndarray]:
+        shares = []
+        for a, b in self._pairs:
+            both = tokens[:, a].astype(np.int64) * self._sizes[b] + tokens[:, b]
+            shares.append(np.bincount(both, minlength=self._sizes[a] * self._sizes[b]) / len(both))
+        return shares
+
+
+class _Judged:
+    """A training that is judged now and then, and goes back when it has collapsed."""
+
+    def __init__(self, training: TableTraining, table: ResidentTable, total: int) -> None:
+        self.training, self.total, self.every = training, total, check_every(total)
+        rng = np.random.default_rng(derive_seed("pair distance"))
+        self.distance = PairDistance(table.tokens.cpu().numpy(), table.spans.sizes, rng)
+        untrained = self._now() if total >= self.every else 1.0
+        self.rollback = Rollback(training.parts(), training.optimisers, untrained)
+
+    def step(self, index: int) -> torch.Tensor:
+        """One step; after a collapse the loss is that of the state it went back to: 0."""
+        loss = self.training.step(index)
+        done, went_back = index + 1, False
+        if done % LOG_EVERY == 0 and not abs(float(loss)) < EXPLODED and not self.rollback.enough:
+            went_back = self.rollback.judge(done, math.nan)
+        elif done % self.every == 0:
+            went_back = self.rollback.judge(done, self._now())
+        return torch.zeros(()) if went_back else loss
+
+    def parts(self) -> Parts:
+        """All that ``step`` changes."""
+        return {**self.training.parts(), "rollback": self.rollback}
+
+    def enough(self) -> bool:
+        """Whether more steps would not help."""
+        return self.rollback.enough
+
+    def finish(self) -> None:
+        """Called after the last step; what has collapsed since it was judged goes back.
+
+        Raises:
+            TrainingError: the training collapsed, and nothing better than the start was found.
+        """
+        if self.total >= self.every and self.rollback.at:
+            self.rollback.judge(self.total, self._now())
+        if self.rollback.attempts and not self.rollback.at:
+            raise TrainingError(
+                "a training must come nearer to the data than it began, this one did not "
+                f"({'; '.join(self.rollback.notes)}); lower the learning rate"
+            )
+        self.training.finish()
+
+    def _now(self) -> float:
+        return self.distance(self.training.tokens(_JUDGED_ROWS).cpu().numpy())
 
 
 @dataclass(kw_only=True)
@@ -129,14 +219,14 @@ class NeuralTable(Resumable, Conditional):
 
     Attributes:
         epochs: passes over the table.
-        batch_size: rows per step.
+        batch_size: rows per step; by default 500, and 1,000 for tables of 20,000 rows and more.
         max_minutes: training stops earlier, after as many steps as the first seconds promise to
             fit into this time; None for no limit. The number of steps then depends on the machine.
         device: ``auto``, ``cpu`` or ``cuda``; where training runs. Sampling runs on the CPU.
     """
 
     epochs: int = 300
-    batch_size: int = 500
+    batch_size: int | None = None
     max_minutes: float | None = None
     device: str = "auto"
 
@@ -144,12 +234,24 @@ class NeuralTable(Resumable, Conditional):
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ParameterError(
-                    f"{name} of {self.name} must be at least 1, got {getattr(self, name)}"
+                    f"{name} of {self.name} must be at least 1, got {value}; raise it"
                 )
         if self.max_minutes is not None:
             check_positive(self.name, max_minutes=self.max_minutes)
+
+    def rows_per_step(self, rows: int, multiple: int = 1) -> int:
+        """The batch for a table of so many rows; a multiple of ``multiple``."""
+        if self.batch_size is not None:
+            return self.batch_size
+        wanted = _BATCH if rows < _LARGE else 2 * _BATCH
+        return max(2, wanted // multiple) * multiple
+
+    def rate(self, rate: float, batch: int) -> float:
+        """A learning rate for a batch; what is set holds for 500 rows, or for ``batch_size``."""
+        return rate if self.batch_size is not None else rate * math.sqrt(batch / _BATCH)
 
     def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
         device = resolve_device(self.device)
@@ -164,7 +266,7 @@ class NeuralTable(Resumable, Conditional):
         rng = np.random.default_rng(derive_seed(self.name, self.seed, "modes"))
         table = ResidentTable(self.layout_, *self.layout_.encode(encoded, rng), device)
         total = self._total_steps(table)
-        training = self._begin(table)
+        training = _Judged(self._begin(table), table, total)
         self.loss_history_ = run_steps(
             training.step,
             total,
@@ -172,8 +274,10 @@ class NeuralTable(Resumable, Conditional):
             progress=progress,
             checkpoint=self.checkpoint,
             parts=training.parts(),
+            enough=training.enough,
         )
         training.finish()
+        self.training_notes_ = training.rollback.notes
         self._ready_to_sample()
 
     def _begin(self, table: ResidentTable) -> TableTraining:

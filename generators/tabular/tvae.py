@@ -98,7 +98,8 @@ class TVAE(NeuralTable):
         embedding_dim: length of the latent vector.
         compress_dims: widths of the encoder's hidden layers.
         decompress_dims: widths of the decoder's hidden layers.
-        lr: learning rate (Adam).
+        lr: learning rate (Adam) for 500 rows per step; it grows with the root of the batch
+            (Malladi et al. 2022, arXiv 2205.10287).
         l2scale: weight decay.
         loss_factor: weight of the reconstruction against the divergence.
     """
@@ -144,7 +145,7 @@ class _Training:
 
     def __init__(self, settings: TVAE, table: ResidentTable) -> None:
         self.settings, self.table = settings, table
-        self.batch = min(settings.batch_size, len(table))
+        self.batch = min(settings.rows_per_step(len(table)), len(table))
         self.steps = len(table) // self.batch
         self.random = torch_generator(table.device, settings.name, settings.seed, "steps")
         self.decoder: Decoder = settings.network_.train()
@@ -152,9 +153,9 @@ class _Training:
         widths = settings.compress_dims, settings.embedding_dim
         self.encoder = build(lambda: Encoder(table.width, *widths), table.device, weights)
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
-        self.adam = torch.optim.Adam(
-            parameters, lr=settings.lr, weight_decay=settings.l2scale, fused=True
-        )
+        rate = settings.rate(settings.lr, self.batch)
+        self.adam = torch.optim.Adam(parameters, lr=rate, weight_decay=settings.l2scale, fused=True)
+        self.optimisers: list[torch.optim.Optimizer] = [self.adam]
         # A buffer of a module, so that a checkpoint holds the epoch's order.
         self.epoch = nn.Module()
         order = torch.zeros(len(table), dtype=torch.int64, device=table.device)
@@ -188,6 +189,14 @@ class _Training:
             "epoch": self.epoch,
             "random": self.random,
         }
+
+    @torch.no_grad()
+    def tokens(self, n: int) -> torch.Tensor:
+        """The tokens of ``n`` rows of the decoder as it is, int64, shape (n, D)."""
+        settings, device = self.settings, self.table.device
+        random = torch_generator(device, settings.name, settings.seed, "judged")
+        z = torch.randn(n, settings.embedding_dim, generator=random, device=device)
+        return self.table.spans.draw(self.decoder(z)[1], random)
 
     def finish(self) -> None:
         """The decoder is ready as it is."""
