@@ -183,6 +183,7 @@ def fit(source: str, home: Path, as_json: bool, output: Path | None, **given: An
 @click.option(
     "--quota", "quotas", multiple=True, help="Exact share: \"income='>50K':0.5\"; repeat."
 )
+@click.option("--parity", is_flag=True, help="The target alike in every protected group.")
 @click.option("--fill", "table", type=_PATH, help="Complete this table instead.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--output", type=_PATH, required=True, help="Parquet file to write.")
@@ -201,6 +202,7 @@ def sample(
                  state in (CA, NY)   bmi is missing   joined<2024-03-01
     Quotas:      income='>50K':0.5   exact, by the largest remainder; what all
                  quotas of the column leave of 1 fulfils none of them
+    Parity:      --parity   every protected group has the outcomes of all rows
     Completion:  --fill people.csv   draws missing cells and missing columns;
                  rows keep their order and given cells their values
 
@@ -211,10 +213,11 @@ def sample(
     from .spec import parse_sample
 
     terminal = Terminal(as_json)
-    asked = {name: value for name, value in request.items() if value not in (None, ())}
+    unset: tuple[object, ...] = (None, ())
+    asked = {n: value for n, value in request.items() if value not in unset and value is not False}
     if table is not None and set(asked) != {"seed"}:
         raise ParameterError(
-            "--fill takes its rows from the table; leave out --rows, --where and --quota"
+            "--fill takes its rows from the table; leave out --rows, --where, --quota and --parity"
         )
     with terminal.progress() as progress:
         if table is not None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from generators import GENERATORS
 from generators.base import Conditional, Generator, OnProgress, ParameterError, derive_seed
-from generators.conditions import Condition, Conditions
+from generators.conditions import Allowed, Condition, Conditions
 from generators.encoding import surrogate
-from generators.schema import Data, TableSchema
+from generators.schema import Column, Data, Level, TableSchema
 
 from .spec import QuotaSpec, SampleSpec
+
+_PROBE_ROWS = 20_000
+"""Rows that tell the shares of groups and outcomes under the model."""
 
 
 def sample_rows(
@@ -26,16 +31,21 @@ def sample_rows(
         ParameterError: a condition or a quota is wrong, or the family takes none.
         NoSupport: no row of the model fulfils a condition.
     """
-    if not request.where and not request.quotas:
+    if not request.where and not request.quotas and not request.parity:
         return generator.sample(request.rows, seed=request.seed, progress=progress)
     model = conditional(generator)
     schema: TableSchema = model.codec_.schema
     where = Conditions.parse(request.where, schema)
-    if not request.quotas:
+    if request.parity:
+        shares = parity(model, where, request)
+    elif request.quotas:
+        asked = strata(request.quotas, request.rows, schema)
+        shares = [((condition,), rows) for condition, rows in asked]
+    else:
         return model.sample_where(where, request.rows, seed=request.seed, progress=progress)
     parts = []
-    for number, (condition, rows) in enumerate(strata(request.quotas, request.rows, schema)):
-        within = Conditions(schema, (*where.items, condition))
+    for number, (conditions, rows) in enumerate(shares):
+        within = Conditions(schema, (*where.items, *conditions))
         seed = derive_seed("quota", request.seed, number)
         parts.append(model.sample_where(within, rows, seed=seed, progress=progress))
     return _mixed([part for part in parts if isinstance(part, pd.DataFrame)], schema, request.seed)
@@ -54,6 +64,62 @@ def conditional(generator: Generator) -> Conditional:
         f"conditions, quotas and completion need a generator that can, {generator.name} cannot; "
         f"fit one of {', '.join(able)}"
     )
+
+
+def parity(
+    model: Conditional, where: Conditions, request: SampleSpec
+) -> list[tuple[tuple[Condition, ...], int]]:
+    """Conditions and rows under which group and outcome are independent.
+
+    The groups of all protected columns together have their shares, and each has the outcomes of
+    all rows: statistical parity by reweighing (Kamiran and Calders 2012, Data preprocessing
+    techniques for classification without discrimination), met exactly, by drawing and not by
+    weights. What depends on both stays as the model has it.
+
+    Raises:
+        ParameterError: target or protected columns are not declared, or are no categories.
+    """
+    schema: TableSchema = model.codec_.schema
+    names = [*schema.protected, schema.target or ""]
+    if not schema.target or not schema.protected:
+        raise ParameterError(
+            "parity needs a target and protected columns, the model has not both; fit it with "
+            "--target and --protected"
+        )
+    ranged = [name for name in names if not schema[name].discrete]
+    if ranged:
+        raise ParameterError(
+            f"parity is among categories, {', '.join(ranged)} has a range; fit the model with "
+            "--kind NAME=categorical or another column"
+        )
+    seed = derive_seed("parity", request.seed)
+    probe = model.sample_where(where, max(request.rows, _PROBE_ROWS), seed=seed)
+    if not isinstance(probe, pd.DataFrame):
+        raise ParameterError(f"parity is for tables, {model.name} makes images; leave it out")
+    cells = probe[names].astype(object)
+    groups, of_group = _shares(cells[list(schema.protected)])
+    outcomes, of_outcome = _shares(cells[[schema.target]])
+    asked = []
+    for group, rows in zip(groups, apportion(of_group, request.rows), strict=True):
+        for outcome, count in zip(outcomes, apportion(of_outcome, rows), strict=True):
+            values = zip(names, (*group, *outcome), strict=True)
+            conditions = tuple(_exactly(schema[name], value) for name, value in values)
+            asked.append((conditions, count))
+    return [pair for pair in asked if pair[1]]
+
+
+def _shares(cells: pd.DataFrame) -> tuple[list[tuple[Level | None, ...]], list[float]]:
+    """The distinct rows of ``cells`` in a fixed order, and the share of each."""
+    rows = (tuple(None if pd.isna(c) else c for c in row) for row in cells.itertuples(index=False))
+    counts: Counter[tuple[Any, ...]] = Counter(rows)
+    distinct = sorted(counts, key=repr)
+    return distinct, [counts[row] / len(cells) for row in distinct]
+
+
+def _exactly(column: Column, value: Level | None) -> Condition:
+    if value is None:
+        return Condition(column, Allowed(missing=True), f"{column.name} is missing")
+    return Condition(column, Allowed(frozenset({value})), f"{column.name} = {value}")
 
 
 def strata(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -207,12 +207,20 @@ class SampleSpec(_Model):
         seed: of the sample.
         where: conditions that every row fulfils.
         quotas: exact shares, all on one column; what they leave of 1 fulfils none of them.
+        parity: the target is to be distributed in every group of the protected columns as in all.
     """
 
     rows: int = Field(ge=1, le=1_000_000_000)
     seed: int = Field(default=0, ge=0, lt=2**63)
     where: tuple[ConditionText, ...] = ()
     quotas: tuple[QuotaSpec, ...] = ()
+    parity: bool = False
+
+    @model_validator(mode="after")
+    def _one_way_to_share(self) -> Self:
+        if self.parity and self.quotas:
+            raise ValueError("parity sets the shares of the target, quotas would too; take one")
+        return self
 
 
 Spec = TypeVar("Spec", bound=_Model)

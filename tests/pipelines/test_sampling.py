@@ -140,8 +140,8 @@ def test_small_quotas_of_few_rows(schema: TableSchema) -> None:
 
 
 def test_a_family_that_takes_no_conditions_names_those_that_do() -> None:
-    with pytest.raises(ParameterError, match=r"tvae cannot; fit one of .*forest, independent"):
-        conditional(GENERATORS["tvae"]())
+    with pytest.raises(ParameterError, match=r"sdv-tvae cannot; fit one of .*forest, independent"):
+        conditional(GENERATORS["sdv-tvae"]())
 
 
 def test_without_conditions_it_is_a_plain_sample(model: Forest) -> None:
@@ -210,3 +210,58 @@ def test_independent_takes_the_same_requests(schema: TableSchema) -> None:
     sample = sample_rows(plain, parse_sample({"rows": 30, "quotas": ["age < 40:0.5"]}))
     assert isinstance(sample, pd.DataFrame)
     assert (sample["age"] < 40).sum() == 15
+
+
+def unequal(rows: int = 3_000) -> tuple[pd.DataFrame, TableSchema]:
+    """Loans: women and the old get fewer, and pay depends on sex and on the loan."""
+    rng = np.random.default_rng(11)
+    sex = rng.choice(["F", "M", None], rows, p=[0.4, 0.5, 0.1])
+    old = rng.random(rows) < 0.3
+    loan = rng.random(rows) < np.where(sex == "F", 0.2, 0.6) - 0.15 * old
+    pay = np.round(rng.normal(20 + 10 * (sex == "M") + 15 * loan, 3), 1)
+    frame = pd.DataFrame({"sex": sex, "old": old, "pay": pay, "loan": np.where(loan, "yes", "no")})
+    return frame, TableSchema.infer(frame, target="loan", protected=("sex", "old"))
+
+
+@pytest.mark.parametrize("name", ["forest", "autoregressive"])
+def test_parity_makes_group_and_outcome_independent_and_keeps_the_rest(name: str) -> None:
+    frame, schema = unequal()
+    model = GENERATORS[name].from_parameters({}).fit(frame, schema)
+    plain = sample_rows(model, parse_sample({"rows": 4_000}))
+    fair = sample_rows(model, parse_sample({"rows": 4_000, "parity": True}))
+    assert isinstance(plain, pd.DataFrame)
+    assert isinstance(fair, pd.DataFrame)
+    assert len(fair) == 4_000
+    rates = {}
+    for drawn in (plain, fair):
+        yes = drawn["loan"] == "yes"
+        groups = yes.groupby([drawn["sex"].fillna("none"), drawn["old"]])
+        rates[drawn is fair] = groups.mean()
+        assert abs(yes.mean() - (frame["loan"] == "yes").mean()) < 0.03
+    assert np.ptp(rates[False]) > 0.3
+    # One row of the smallest group is what rounding may cost.
+    assert np.ptp(rates[True]) < 1.0 / 80
+    assert abs((fair["sex"] == "F").mean() - (frame["sex"] == "F").mean()) < 0.03
+    pay = fair.groupby([fair["sex"], fair["loan"]])["pay"].mean()
+    assert pay["M", "yes"] - pay["M", "no"] == pytest.approx(15, abs=2)
+    assert pay["M", "no"] - pay["F", "no"] == pytest.approx(10, abs=2)
+    again = sample_rows(model, parse_sample({"rows": 4_000, "parity": True}))
+    assert fair.equals(again)
+
+
+def test_parity_goes_with_conditions_and_not_with_quotas(
+    schema: TableSchema, model: Forest
+) -> None:
+    frame, declared = unequal(1_000)
+    fitted = Forest(trees=3).fit(frame, declared)
+    fair = sample_rows(fitted, parse_sample({"rows": 500, "parity": True, "where": ["pay > 25"]}))
+    assert isinstance(fair, pd.DataFrame)
+    assert len(fair) == 500
+    assert (fair["pay"] > 25).all()
+    with pytest.raises(ParameterError, match="take one"):
+        parse_sample({"rows": 5, "parity": True, "quotas": ["loan = yes:0.5"]})
+    with pytest.raises(ParameterError, match="--target and --protected"):
+        sample_rows(model, parse_sample({"rows": 5, "parity": True}))
+    ranged = TableSchema.infer(frame, target="loan", protected=("pay",))
+    with pytest.raises(ParameterError, match="pay has a range"):
+        sample_rows(Forest(trees=3).fit(frame, ranged), parse_sample({"rows": 5, "parity": True}))
