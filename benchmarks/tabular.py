@@ -374,24 +374,35 @@ def print_row(label: str, figures: Figures, *, header: bool = False) -> None:
 def write(options: argparse.Namespace, table: Table, rows: dict[str, Figures]) -> Path:
     """The result as JSON with all that is needed to repeat it, as Markdown, and as a picture."""
     result = {
-        "command": shlex.join(["python", "benchmarks/tabular.py", *_public_arguments()]),
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _commit(),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in VERSIONS}},
+        "command": shlex.join(["python", "benchmarks/tabular.py", *public_arguments()]),
+        **circumstances(),
         "rows": {"train": len(table.train), "test": len(table.test)},
         "columns": len(table.schema.columns),
         "parameters": options.set,
         "figures": rows,
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    name = options.name or (options.train.stem if options.train else "randhie")
-    path = RESULTS / f"{name}.json"
+    path = _result_file(options)
     path.write_text(json.dumps(result, indent=2) + "\n")
     families = by_family(rows)
     path.with_suffix(".md").write_text(markdown(families))
     path.with_suffix(".svg").write_text(picture(families))
     return path
+
+
+def _result_file(options: argparse.Namespace) -> Path:
+    name = options.name or (options.train.stem if options.train else "randhie")
+    return RESULTS / f"{name}.json"
+
+
+def circumstances() -> dict[str, object]:
+    """When, with what and on what machine."""
+    return {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _commit(),
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in VERSIONS}},
+    }
 
 
 def by_family(rows: dict[str, Figures]) -> dict[str, list[Figures]]:
@@ -494,7 +505,7 @@ def _peers() -> list[str]:
     return [name for name in GENERATORS if name.startswith("sdv-")]
 
 
-def _public_arguments() -> Iterable[str]:
+def public_arguments() -> Iterable[str]:
     """The arguments with file names only: folders are nobody's business."""
     return [Path(word).name if "/" in word else word for word in sys.argv[1:]]
 
