@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -258,13 +259,25 @@ def validate(synthetic: Path, as_json: bool, **given: Any) -> int:  # noqa: ANN4
 
 @main.command()
 @click.argument("version", metavar="NAME[@VERSION]")
+@click.option("--rebuild", is_flag=True, help="Sample the model again, where the vault has it.")
 @_common
-def verify(version: str, home: Path, as_json: bool) -> int:
-    """Check a published version offline: log, bytes, content, verdict."""
+def verify(version: str, rebuild: bool, home: Path, as_json: bool) -> int:
+    """Check a published version offline: log, bytes, content, verdict, gates.
+
+    The gates are judged again from the published scores and contract. With --rebuild the model in
+    the vault is sampled again, which must give the same content.
+    """
     from .publication.verify import verify as verify_version
 
-    report = verify_version(Home(home.absolute()).lake, version)
-    Terminal(as_json).show_checks(report)
+    place, terminal = Home(home.absolute()), Terminal(as_json)
+    report = verify_version(place.lake, version)
+    if rebuild:
+        from .rebuild import rebuild as make_again
+
+        with terminal.progress() as progress:
+            again = make_again(place, version, progress)
+        report = replace(report, checks=(*report.checks, again))
+    terminal.show_checks(report)
     return 0 if report.passed else EXIT_QUARANTINED
 
 

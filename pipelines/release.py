@@ -158,6 +158,42 @@ def recall_real(home: Home, spec: DatasetSpec) -> RealData:
     return RealData(vault / "real" / pointer["folder"], pointer["digest"])
 
 
+def remember_release(release: Release) -> None:
+    """Note in the vault what ``release`` is made from, so that it can be made again."""
+    note = {
+        "spec": release.spec.model_dump(mode="json"),
+        "real": {"folder": release.real.folder.name, "digest": release.real.digest},
+        "generator": release.generator,
+        "contract_digest": release.contract_digest,
+        "model": release.model_folder.name,
+    }
+    write_text(_note(release.home, release.spec.name, release.key), canonical_json(note))
+
+
+def recall_release(home: Home, dataset: str, key: str) -> tuple[Release, Path]:
+    """The release that ``remember_release`` noted, and the folder of its model.
+
+    Raises:
+        DataError: the vault knows nothing of it.
+    """
+    vault = home.dataset_vault(dataset)
+    try:
+        note = json.loads(_note(home, dataset, key).read_text("utf-8"))
+    except OSError:
+        raise DataError(
+            f"a release is made again from what its vault knows, {home.vault} knows nothing of "
+            "this one; use the home that published it"
+        ) from None
+    real = RealData(vault / "real" / note["real"]["folder"], note["real"]["digest"])
+    spec = DatasetSpec.model_validate(note["spec"])
+    release = Release(spec, real, note["generator"], note["contract_digest"], home)
+    return release, vault / "models" / note["model"]
+
+
+def _note(home: Home, dataset: str, key: str) -> Path:
+    return home.dataset_vault(dataset) / "releases" / f"{key[:_KEY_LENGTH]}.json"
+
+
 def write_data(folder: Path, name: str, data: Data) -> None:
     """Write a table as Parquet, images as safetensors."""
     if isinstance(data, Images):

@@ -49,7 +49,7 @@ from .publication.parquet import to_arrow, write_parquet
 from .publication.publish import PublishRequest
 from .publication.publish import publish as publish_to_lake
 from .publication.read import read_published
-from .release import RealData, Release, recall_real
+from .release import RealData, Release, recall_real, remember_release
 from .sampling import conditional, sample_rows
 from .sources import RawTable, read_source, source_for_path
 from .spec import DatasetSpec, SampleSpec
@@ -153,7 +153,7 @@ def sample(release: Release, progress: OnProgress | None = None) -> Candidate:
     if not folder.is_dir():
         generator = _loaded(release, progress)
         rows = release.spec.rows or int(release.real.facts["rows"]["train"])
-        data = _invented(generator.sample(rows, seed=release.spec.seed, progress=progress), release)
+        data = invented(generator.sample(rows, seed=release.spec.seed, progress=progress), release)
         with whole_folder(folder) as stage:
             digest = write_candidate(stage, data, release.real.schema, release.spec.name)
             facts = {"content_digest": digest, "rows": rows}
@@ -279,6 +279,7 @@ def publish(release: Release) -> Published:
     def inspect(texts: Mapping[str, str]) -> None:
         scan({}, texts, release.real.sensitive, _declared(release))
 
+    remember_release(release)
     return publish_to_lake(release.home.lake, replace(request, facts=facts), inspect)
 
 
@@ -456,7 +457,7 @@ def _loaded(release: Release, progress: OnProgress | None) -> Generator:
     return generator.fit(release.real.train(), release.real.schema, progress=progress)
 
 
-def _invented(data: Data, release: Release) -> Data:
+def invented(data: Data, release: Release) -> Data:
     """``data`` with invented values where the real ones were personal, and no real id."""
     protection = release.real.protection
     if protection is None or not isinstance(data, pd.DataFrame):
@@ -542,7 +543,8 @@ def _write_report(release: Release, verdict: Verdict, card: Scorecard, data: Com
 def _request(release: Release, ready: Candidate, verdict: Verdict) -> PublishRequest:
     folder = release.evidence_folder
     files = {f"data/{file.name}": file for file in candidate_files(ready.folder)}
-    for name in ("report.html", "verdict.json", "scorecard.json"):
+    write_text(folder / "contract.json", _contract(release).model_dump_json(indent=1))
+    for name in ("report.html", "verdict.json", "scorecard.json", "contract.json"):
         files[f"reports/{name}"] = folder / name
     for file in sorted((folder / "gx").rglob("*")):
         if file.is_file():

@@ -18,6 +18,7 @@ from generators.schema import ImageSchema, Schema
 
 MANIFEST = "manifest.json"
 VERDICT = "reports/verdict.json"
+CONTRACT, SCORECARD = "reports/contract.json", "reports/scorecard.json"
 REPORT = "reports/report.html"
 README = "README.md"
 

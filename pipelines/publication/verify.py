@@ -11,10 +11,22 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from generators.base import DataError, ParameterError
+from validators.base import Scorecard
+from validators.contract import Contract
+from validators.verdict import GateResult, QuarantinedError, Verdict
 
 from . import log
 from .digest import content_digest
-from .manifest import MANIFEST, VERDICT, FileEntry, Manifest, VerdictSummary, sha256
+from .manifest import (
+    CONTRACT,
+    MANIFEST,
+    SCORECARD,
+    VERDICT,
+    FileEntry,
+    Manifest,
+    VerdictSummary,
+    sha256,
+)
 from .parquet import read_parquet
 from .store import LocalStore, PublicationError, Store
 
@@ -96,6 +108,7 @@ def check_snapshot(store: Store, folder: str, manifest_sha256: str, digest: str)
         _check_bytes(store, folder, manifest),
         *_check_content(store, folder, manifest, digest),
         _check_verdict(store, folder, manifest),
+        *_check_gates(store, folder, manifest),
     ]
 
 
@@ -210,3 +223,29 @@ def _check_verdict(store: Store, folder: str, manifest: Manifest) -> Check:
     gates = sum(gate.status == "passed" for gate in manifest.verdict.gates)
     detail = problem or f"{gates} gates passed, bound to this content"
     return Check("verdict", problem is None, detail)
+
+
+def _check_gates(store: Store, folder: str, manifest: Manifest) -> list[Check]:
+    """The verdict done again: the published scores judged by the published contract."""
+    if CONTRACT not in {file.path for file in manifest.files}:
+        return []
+    try:
+        contract = Contract.model_validate_json(store.get(f"{folder}/{CONTRACT}"))
+        scores = Scorecard.from_json(store.get(f"{folder}/{SCORECARD}").decode())
+        verdict = Verdict.from_json(store.get(f"{folder}/{VERDICT}").decode())
+        verdict.require_passed(manifest.content_digest, contract, scores)
+    except QuarantinedError as error:
+        return [Check("gates", False, str(error))]
+    except (OSError, ParameterError, ValueError, KeyError, TypeError) as error:
+        return [Check("gates", False, f"scores or contract cannot be read: {type(error).__name__}")]
+    answers = {answer.gate: answer for answer in verdict.gates}
+    judged = [gate.answer(scores) for gate in contract.for_modality(verdict.modality).gates]
+    other = [own.gate for own in judged if _said(answers[own.gate]) != _said(own)]
+    if other:
+        return [Check("gates", False, f"not what the scores say: {', '.join(other)}")]
+    detail = f"{len(judged)} gates of contract {contract.name} judged again from the scores"
+    return [Check("gates", True, detail)]
+
+
+def _said(answer: GateResult) -> tuple[object, ...]:
+    return (answer.status, answer.value, answer.low, answer.high, answer.bound, answer.reference)

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from generators.schema import schema_from_json
 from pipelines.publication.log import read_log
+from pipelines.publication.manifest import VERDICT
+from pipelines.publication.publish import PublishRequest, publish
+from pipelines.publication.store import PublicationError
+from pipelines.publication.verify import verify
+from validators.base import Scorecard
+from validators.verdict import scorecard_digest
 
 LIKENESS = Path(sys.executable).with_name("likeness")
 SECRET = "Zaphod-Beeblebrox-42"
@@ -75,6 +83,76 @@ def test_verify_finds_a_flipped_byte(published: tuple[Path, dict[str, object]]) 
     victim.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
     assert likeness("verify", "people", cwd=folder).returncode == 3
     victim.write_bytes(whole)
+
+
+def checks(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[bool, str]]:
+    return {c["check"]: (c["passed"], c["detail"]) for c in json.loads(done.stdout)["checks"]}
+
+
+def test_verify_samples_the_model_again(published: tuple[Path, dict[str, object]]) -> None:
+    folder, _ = published
+    verify = ["verify", "people", "--rebuild", "--json"]
+    whole = likeness(*verify, cwd=folder)
+    assert whole.returncode == 0, whole.stdout
+    assert checks(whole)["rebuild"] == (True, "model and seed give the same 1,050 rows again")
+    assert "judged again" in checks(whole)["gates"][1]
+    models = folder / "likeness_home" / "vault" / "people" / "models"
+    weights = next(models.glob("*/*.safetensors"))
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-4] + b"\x00\x00\x80\x3f")
+    changed = likeness(*verify, cwd=folder)
+    assert changed.returncode == 3
+    assert "not the one" in checks(changed)["rebuild"][1]
+    weights.write_bytes(kept)
+    models.rename(models.with_name("gone"))
+    gone = likeness(*verify, cwd=folder)
+    models.with_name("gone").rename(models)
+    assert gone.returncode == 3
+    assert "it was removed" in checks(gone)["rebuild"][1]
+    elsewhere = likeness("verify", "people", "--home", "other", "--rebuild", "--json", cwd=folder)
+    assert elsewhere.returncode == 2
+
+
+def test_a_verdict_that_the_scores_do_not_carry_is_not_published(
+    published: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    folder, facts = published
+    version = facts["published"]
+    assert isinstance(version, dict)
+    source = Path(version["path"])
+    files = {
+        path.relative_to(source).as_posix(): path for path in source.glob("*/*") if path.is_file()
+    }
+    real = next((folder / "likeness_home" / "vault" / "people" / "real").iterdir())
+    schema = schema_from_json((real / "schema.json").read_text("utf-8"))
+    request = PublishRequest(
+        dataset="people",
+        key="forged",
+        files=files,
+        schema=schema,
+        rows=1_050,
+        content_digest=version["content_digest"],
+        facts={},
+        created_at="2026-01-31T12:00:00+00:00",
+    )
+    publish(tmp_path / "honest", request)
+    assert verify(tmp_path / "honest", "people").passed
+    scores = json.loads((source / "reports" / "scorecard.json").read_text("utf-8"))
+    for score in scores["scores"]:
+        if score["metric"] == "membership_auc":
+            score["high"] = 0.9
+    forged = tmp_path / "scorecard.json"
+    forged.write_text(json.dumps(scores))
+    swapped = replace(request, files={**files, "reports/scorecard.json": forged})
+    with pytest.raises(PublicationError, match="gates: the verdict must be about this scorecard"):
+        publish(tmp_path / "lake", swapped)
+    verdict = json.loads((source / "reports" / "verdict.json").read_text("utf-8"))
+    bound = scorecard_digest(Scorecard.from_json(forged.read_text("utf-8")))
+    told = tmp_path / "verdict.json"
+    told.write_text(json.dumps({**verdict, "scorecard_digest": bound}))
+    with pytest.raises(PublicationError, match="privacy-membership must say what the scores say"):
+        publish(tmp_path / "lake", replace(swapped, files={**swapped.files, VERDICT: told}))
+    assert not read_log(tmp_path / "lake", "people")
 
 
 def test_fit_sample_validate(published: tuple[Path, dict[str, object]]) -> None:
