@@ -25,9 +25,12 @@ class Home:
         return cls(Path(os.environ.get("LIKENESS_HOME", "likeness_home")).absolute())
 
     @property
-    def lake(self) -> Path:
-        """Published datasets; shareable."""
-        return self._made(self.root / "lake", 0o755)
+    def lake(self) -> Path | str:
+        """Published datasets; shareable: ``$LIKENESS_LAKE``, a folder or a URL, else ``lake/``."""
+        named = os.environ.get("LIKENESS_LAKE", "")
+        if "://" in named:
+            return named
+        return self._made(Path(named).absolute() if named else self.root / "lake", 0o755)
 
     @property
     def vault(self) -> Path:

@@ -112,8 +112,8 @@ def of_published(release: Release, published: Published) -> Metadata:
         "new": not published.existing,
         "content digest": published.content_digest,
         "license": release.spec.license,
-        "folder": dg.MetadataValue.path(published.path),
-        "report": dg.MetadataValue.path(published.path / "reports" / "report.html"),
+        "folder": dg.MetadataValue.path(published.location),
+        "report": dg.MetadataValue.path(f"{published.location}/reports/report.html"),
     }
 
 

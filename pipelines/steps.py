@@ -49,6 +49,7 @@ from .publication.parquet import to_arrow, write_parquet
 from .publication.publish import PublishRequest
 from .publication.publish import publish as publish_to_lake
 from .publication.read import read_published
+from .publication.store import LocalStore
 from .release import RealData, Release, recall_real, remember_release
 from .sampling import conditional, sample_rows
 from .sources import RawTable, read_source, source_for_path
@@ -312,9 +313,12 @@ class RunResult:
 
     @property
     def report(self) -> Path:
-        """The report: of the published version, else of the quarantine."""
+        """The report: of the published version, where that is a folder; else in the vault."""
         if self.published is not None:
-            return self.published.path / "reports" / "report.html"
+            store = self.published.store
+            local = isinstance(store, LocalStore)
+            place = self.published.path / "reports" if local else self.release.evidence_folder
+            return place / "report.html"
         return self.release.quarantine_folder / "report.html"
 
 

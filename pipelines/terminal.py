@@ -119,9 +119,9 @@ class Terminal:
             self.out.print(f"report: {result.report}", soft_wrap=True)
             return
         state = "already published as" if published.existing else "published"
-        where = published.path / "data"
+        where = f"{published.location}/data"
         self.out.print(
-            f"[green]{state}[/] {published.dataset}@{published.version}: {published.path}",
+            f"[green]{state}[/] {published.dataset}@{published.version}: {published.location}",
             soft_wrap=True,
         )
         self.out.print(f"report: {result.report}", soft_wrap=True)
@@ -230,7 +230,7 @@ def _result_json(result: RunResult) -> dict[str, Any]:
     if published is not None:
         facts["published"] = {
             "version": published.version,
-            "path": str(published.path),
+            "path": published.location,
             "content_digest": published.content_digest,
             "existing": published.existing,
         }

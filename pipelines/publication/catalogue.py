@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from generators.base import ParameterError
@@ -18,7 +17,7 @@ from generators.base import ParameterError
 from . import log
 from .card import number, strip, template
 from .manifest import MANIFEST, README, REPORT, FileEntry, Manifest, canonical_json
-from .store import LocalStore, PublicationError, Store, check_dataset_name
+from .store import Lake, PublicationError, Store, check_dataset_name, open_lake
 
 PAGE = "index.html"
 DCAT = "catalog.jsonld"
@@ -79,29 +78,29 @@ class Listed:
         return " ".join(words).lower()
 
 
-def write_catalogue(lake: Path) -> Path:
-    """Write ``index.html`` and ``catalog.jsonld`` into the lake, each at once, and give the page.
+def write_catalogue(lake: Lake) -> str:
+    """Write ``index.html`` and ``catalog.jsonld`` into the lake; gives where the page is.
 
     A dataset with a damaged log is listed as such; the others are listed as ever.
     """
-    store = LocalStore(lake)
-    listed = [_listed(store, name) for name in dataset_names(lake)]
+    store = open_lake(lake)
+    listed = [_listed(store, name) for name in dataset_names(store)]
     listed.sort(key=lambda item: (item.manifest is None, item.name))
     store.put(DCAT, canonical_json(_dcat(listed)))
     store.put(PAGE, render_page(listed).encode())
-    return lake / PAGE
+    return store.location(PAGE)
 
 
-def dataset_names(lake: Path) -> list[str]:
+def dataset_names(store: Store) -> list[str]:
     """Names of the datasets that have a log, sorted."""
     names = []
-    for folder in sorted(lake.iterdir()) if lake.is_dir() else []:
+    for folder in store.folders():
         try:
-            check_dataset_name(folder.name)
+            check_dataset_name(folder)
         except ParameterError:
             continue
-        if (folder / "_log").is_dir():
-            names.append(folder.name)
+        if store.exists(f"{folder}/_log"):
+            names.append(folder)
     return names
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from generators.base import ParameterError
 
 from .manifest import MANIFEST, Manifest, canonical_json, iso, sha256
-from .store import TEMPORARY, LocalStore, PublicationError, Store, check_dataset_name
+from .store import (
+    TEMPORARY,
+    Lake,
+    LocalStore,
+    PublicationError,
+    Store,
+    check_dataset_name,
+    open_lake,
+)
 from .tombstone import Tombstone, find_tombstone
 
 GENESIS = "0" * 64
@@ -72,13 +80,15 @@ class Published:
     """A published version.
 
     Attributes:
-        path: its folder.
+        store: that it lies in.
+        folder: its name there.
         existing: whether the key had been published before this call.
     """
 
     dataset: str
     version: int
-    path: Path
+    store: Store = field(compare=False)
+    folder: str
     manifest_sha256: str
     content_digest: str
     existing: bool
@@ -88,9 +98,32 @@ class Published:
         """``dataset@version``."""
         return f"{self.dataset}@{self.version}"
 
+    @property
+    def location(self) -> str:
+        """Its folder's path or URL."""
+        return self.store.location(self.folder)
+
+    @property
+    def path(self) -> Path:
+        """Its folder.
+
+        Raises:
+            PublicationError: it lies in an object service.
+        """
+        if not isinstance(self.store, LocalStore):
+            raise PublicationError(
+                f"{self.name} must lie in a folder to have a path, it lies at {self.location}; "
+                "read it there"
+            )
+        return self.store.path(self.folder)
+
     def manifest(self) -> Manifest:
-        """Its manifest."""
-        return Manifest.from_bytes((self.path / MANIFEST).read_bytes())
+        """Its manifest.
+
+        Raises:
+            FileNotFoundError: its files are removed.
+        """
+        return Manifest.from_bytes(self.store.get(f"{self.folder}/{MANIFEST}"))
 
 
 def read(store: Store, dataset: str) -> list[LogEntry]:
@@ -178,17 +211,17 @@ def latest_bytes(entry: LogEntry) -> bytes:
     )
 
 
-def read_log(lake: Path, dataset: str) -> list[LogEntry]:
+def read_log(lake: Lake, dataset: str) -> list[LogEntry]:
     """All versions of a dataset, oldest first; empty where there is none.
 
     Raises:
         ParameterError: no dataset can have this name.
         PublicationError: the log is damaged.
     """
-    return read(LocalStore(lake), check_dataset_name(dataset))
+    return read(open_lake(lake), check_dataset_name(dataset))
 
 
-def standing(lake: Path, dataset: str) -> str:
+def standing(lake: Lake, dataset: str) -> str:
     """What is published of a dataset, in words: its newest version that is not retired.
 
     Raises:
@@ -197,11 +230,11 @@ def standing(lake: Path, dataset: str) -> str:
     """
     if not read_log(lake, dataset):
         return "not yet"
-    entry = newest(LocalStore(lake), dataset)
+    entry = newest(open_lake(lake), dataset)
     return "all retired" if entry is None else f"version {entry.version}"
 
 
-def latest(lake: Path, dataset: str) -> Published:
+def latest(lake: Lake, dataset: str) -> Published:
     """The newest version, by the log.
 
     Raises:
@@ -210,7 +243,7 @@ def latest(lake: Path, dataset: str) -> Published:
     return resolve(lake, dataset)
 
 
-def resolve(lake: Path, name: str) -> Published:
+def resolve(lake: Lake, name: str) -> Published:
     """The version that ``name`` or ``name@3`` means; without a number, the newest not retired.
 
     Raises:
@@ -225,20 +258,21 @@ def resolve(lake: Path, name: str) -> Published:
         raise PublicationError(
             f"the lake must hold the dataset {dataset!r}, it does not; publish it or check the name"
         )
-    version = int(number) if at else _newest_number(LocalStore(lake), dataset)
+    version = int(number) if at else _newest_number(open_lake(lake), dataset)
     if not 1 <= version <= len(entries):
         raise PublicationError(
             f"{dataset!r} has the versions 1 to {len(entries)}, {version} was asked for"
         )
-    return published(lake, dataset, entries[version - 1], existing=True)
+    return published(open_lake(lake), dataset, entries[version - 1], existing=True)
 
 
-def published(lake: Path, dataset: str, entry: LogEntry, *, existing: bool) -> Published:
+def published(store: Store, dataset: str, entry: LogEntry, *, existing: bool) -> Published:
     """The answer for a log entry."""
     return Published(
         dataset=dataset,
         version=entry.version,
-        path=lake / dataset / entry.snapshot,
+        store=store,
+        folder=f"{dataset}/{entry.snapshot}",
         manifest_sha256=entry.manifest_sha256,
         content_digest=entry.content_digest,
         existing=existing,

@@ -51,11 +51,12 @@ from .manifest import (
 from .metadata import MANIFEST_SCHEMA, TABLE_SCHEMA, describe
 from .parquet import read_parquet
 from .store import (
-    LocalStore,
+    Lake,
     PublicationError,
     Store,
     check_dataset_name,
     check_name,
+    open_lake,
     removed_afterwards,
 )
 from .verify import check_snapshot, dataset_digest, file_sha256, verdict_problem
@@ -115,7 +116,7 @@ Inspect = Callable[[Mapping[str, str]], object]
 """Is shown the texts that are written here, by name; what it raises stops the publication."""
 
 
-def publish(lake: Path, release: PublishRequest, inspect: Inspect | None = None) -> Published:
+def publish(lake: Lake, release: PublishRequest, inspect: Inspect | None = None) -> Published:
     """Publish ``release`` in ``lake`` and return its version; a known key returns the old one.
 
     Raises:
@@ -123,8 +124,9 @@ def publish(lake: Path, release: PublishRequest, inspect: Inspect | None = None)
             or the key's version is retired; nothing was published.
         DataError: a data file cannot be read.
     """
-    entry, existing = publish_to(LocalStore(lake), release, inspect)
-    return log.published(lake, release.dataset, entry, existing=existing)
+    store = open_lake(lake)
+    entry, existing = publish_to(store, release, inspect)
+    return log.published(store, release.dataset, entry, existing=existing)
 
 
 def publish_to(

@@ -19,7 +19,7 @@ from generators.base import ParameterError
 from . import log
 from .catalogue import dataset_names
 from .manifest import iso, sha256
-from .store import TEMPORARY, LocalStore
+from .store import TEMPORARY, Lake, LocalStore, Store, open_lake
 from .tombstone import Tombstone, tombstone_name
 
 KEEP_SECONDS = 24 * 3600.0
@@ -42,7 +42,7 @@ class Garbage:
     bytes: int
 
 
-def retire(lake: Path, name: str, reason: str) -> Tombstone:
+def retire(lake: Lake, name: str, reason: str) -> Tombstone:
     """Withdraw the version ``name@3``; a second call returns the first tombstone.
 
     Raises:
@@ -57,7 +57,7 @@ def retire(lake: Path, name: str, reason: str) -> Tombstone:
             "say shortly why the version is withdrawn"
         )
     version = log.resolve(lake, name)
-    store, dataset = LocalStore(lake), version.dataset
+    store, dataset = version.store, version.dataset
     entry = log.read(store, dataset)[version.version - 1]
     stone = Tombstone(
         version=entry.version,
@@ -73,24 +73,41 @@ def retire(lake: Path, name: str, reason: str) -> Tombstone:
 
 
 def collect(
-    lake: Path, *, dry_run: bool = False, keep_seconds: float = KEEP_SECONDS
+    lake: Lake, *, dry_run: bool = False, keep_seconds: float = KEEP_SECONDS
 ) -> list[Garbage]:
     """Remove the files of retired versions, uncommitted snapshots and unfinished work.
 
     Args:
-        lake: the folder that holds the datasets.
+        lake: the folder or URL that holds the datasets; of an object service only the files of
+            retired versions are removed, for the rest give the bucket a lifecycle rule.
         dry_run: remove nothing, only tell.
         keep_seconds: uncommitted files younger than this stay: their publisher may still run.
 
     Raises:
         PublicationError: a log or a tombstone is damaged; nothing of that dataset is removed.
     """
+    if not isinstance(lake, Path):
+        return _collect_retired(open_lake(lake), dry_run=dry_run)
     found = []
-    for dataset in dataset_names(lake):
+    for dataset in dataset_names(LocalStore(lake)):
         for path, why in _garbage(lake, dataset, time.time() - keep_seconds):
             size = _size(path)
             if dry_run or _remove(lake / dataset, path, why, time.time() - keep_seconds):
                 found.append(Garbage(path.relative_to(lake).as_posix(), why, size))
+    return found
+
+
+def _collect_retired(store: Store, *, dry_run: bool) -> list[Garbage]:
+    found = []
+    for dataset in dataset_names(store):
+        for entry in log.read(store, dataset):
+            folder = f"{dataset}/{entry.snapshot}"
+            if log.tombstone(store, dataset, entry) is None or not store.exists(folder):
+                continue
+            size = sum(len(store.get(name)) for name in store.list(folder))
+            if not dry_run:
+                store.delete(folder)
+            found.append(Garbage(folder, "retired", size))
     return found
 
 

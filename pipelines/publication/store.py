@@ -15,13 +15,16 @@ import shutil
 import threading
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from typing_extensions import override
 
 from generators.base import LikenessError, ParameterError
+
+Lake = Path | str
+"""Where published datasets lie: a folder, or the URL of an object service."""
 
 _DATASET = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 # Names of files in the root of a lake, and names that Windows cannot have.
@@ -103,6 +106,14 @@ class Store(ABC):
     @abstractmethod
     def list(self, folder: str) -> list[str]:
         """Full names of all files below ``folder``, sorted, with what crashes left there."""
+
+    @abstractmethod
+    def folders(self) -> Sequence[str]:
+        """Names of the folders at the top, sorted."""
+
+    @abstractmethod
+    def location(self, name: str) -> str:
+        """Where people and other tools find ``name``: a path or a URL."""
 
     @abstractmethod
     def exists(self, name: str) -> bool:
@@ -217,6 +228,15 @@ class LocalStore(Store):
         )
 
     @override
+    def folders(self) -> Sequence[str]:
+        there = self.root.iterdir() if self.root.is_dir() else iter(())
+        return sorted(path.name for path in there if path.is_dir())
+
+    @override
+    def location(self, name: str) -> str:
+        return str(self.path(name))
+
+    @override
     def exists(self, name: str) -> bool:
         return self.path(name).exists()
 
@@ -320,6 +340,14 @@ class MemoryStore(Store):
         return sorted(name for name in self._files if name.startswith(f"{check_name(folder)}/"))
 
     @override
+    def folders(self) -> Sequence[str]:
+        return sorted({name.split("/", 1)[0] for name in self._files if "/" in name})
+
+    @override
+    def location(self, name: str) -> str:
+        return f"memory://{check_name(name)}"
+
+    @override
     def exists(self, name: str) -> bool:
         return check_name(name) in self._files or bool(self.list(name))
 
@@ -331,6 +359,19 @@ class MemoryStore(Store):
     @override
     def touch(self, folder: str) -> None:
         check_name(folder)
+
+
+def open_lake(lake: Lake) -> Store:
+    """The store of a lake.
+
+    Raises:
+        ParameterError: the URL is of no known object service.
+    """
+    if isinstance(lake, Path):
+        return LocalStore(lake)
+    from .objects import ObjectStore
+
+    return ObjectStore(lake)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -28,7 +27,7 @@ from .manifest import (
     sha256,
 )
 from .parquet import read_parquet
-from .store import LocalStore, PublicationError, Store
+from .store import Lake, PublicationError, Store, open_lake
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,11 @@ class VerifyReport:
         return all(check.passed for check in self.checks)
 
 
-def verify(lake: Path, name: str) -> VerifyReport:
+def verify(lake: Lake, name: str) -> VerifyReport:
     """Check a published version: log, manifest, every file, pages, content, verdict.
 
     Args:
-        lake: the folder that holds the datasets.
+        lake: the folder or URL that holds the datasets.
         name: ``adult`` or ``adult@3``.
 
     Raises:
@@ -65,7 +64,7 @@ def verify(lake: Path, name: str) -> VerifyReport:
         PublicationError: there is no such dataset or version.
     """
     dataset = name.partition("@")[0]
-    store = LocalStore(lake)
+    store = open_lake(lake)
     try:
         entries = log.read_log(lake, dataset)
     except PublicationError as error:

@@ -6,6 +6,7 @@ import json
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rdflib.namespace import DCAT, DCTERMS
 
 from pipelines.publication.catalogue import dataset_names, write_catalogue
 from pipelines.publication.publish import publish
+from pipelines.publication.store import LocalStore
 
 
 class Page(HTMLParser):
@@ -47,7 +49,7 @@ def test_the_page_shows_each_dataset_and_its_links_exist(make_release, images, t
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "sheet.png")
     files = {**release.files, "contact_sheet.png": tmp_path / "sheet.png"}
     publish(lake, dataclasses.replace(release, files=files))
-    path = write_catalogue(lake)
+    path = Path(write_catalogue(lake))
     text = path.read_text()
     page = Page(text)
     assert [card.split()[0] for card in page.cards] == ["digits", "people"]
@@ -99,7 +101,7 @@ def test_the_machines_part_is_dcat_as_rdf_reads_it(make_release, tmp_path):
 def test_text_of_others_is_text(make_release, tmp_path):
     facts = {"title": '<img src="x">', "description": "<script>alert(1)</script>"}
     publish(tmp_path / "lake", make_release(facts=facts))
-    page = Page(write_catalogue(tmp_path / "lake").read_text())
+    page = Page(Path(write_catalogue(tmp_path / "lake")).read_text())
     assert "img" not in page.tags
     assert page.tags.count("script") == 1
 
@@ -115,18 +117,18 @@ def test_a_damaged_dataset_hides_no_other(make_release, tmp_path):
     (snapshot / "manifest.json").chmod(0o644)
     (snapshot / "manifest.json").write_text("{}")
     (next((lake / "gone/snapshots").iterdir()) / "manifest.json").unlink()
-    text = write_catalogue(lake).read_text()
+    text = Path(write_catalogue(lake)).read_text()
     for name in ("cut", "changed", "gone"):
         assert f"likeness verify {name}”" in text
     assert "people@1" in text
 
 
 def test_a_catalogue_of_nothing_is_a_page(tmp_path):
-    assert dataset_names(tmp_path / "none") == []
-    text = write_catalogue(tmp_path / "lake").read_text()
+    assert dataset_names(LocalStore(tmp_path / "none")) == []
+    text = Path(write_catalogue(tmp_path / "lake")).read_text()
     assert "Nothing is published yet" in text
     (tmp_path / "lake" / "Not-a-dataset").mkdir()
     (tmp_path / "lake" / "empty").mkdir()
-    assert dataset_names(tmp_path / "lake") == []
-    first = write_catalogue(tmp_path / "lake").read_bytes()
-    assert write_catalogue(tmp_path / "lake").read_bytes() == first
+    assert dataset_names(LocalStore(tmp_path / "lake")) == []
+    first = Path(write_catalogue(tmp_path / "lake")).read_bytes()
+    assert Path(write_catalogue(tmp_path / "lake")).read_bytes() == first

@@ -44,7 +44,7 @@ def test_when_all_are_retired_there_is_no_latest(lake):
     assert not (lake / "people/latest.json").exists()
     with pytest.raises(PublicationError, match="not retired, all are"):
         log.latest(lake, "people")
-    assert "All versions are retired." in write_catalogue(lake).read_text()
+    assert "All versions are retired." in Path(write_catalogue(lake)).read_text()
 
 
 def test_the_list_of_datasets_names_the_newest_that_stands(make_release, tmp_path, capsys):

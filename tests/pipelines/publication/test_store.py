@@ -1,22 +1,27 @@
 from __future__ import annotations
 
 import io
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from generators.base import ParameterError
+from pipelines.publication.objects import ObjectStore
 from pipelines.publication.store import (
     LocalStore,
     MemoryStore,
+    PublicationError,
     Store,
     check_dataset_name,
     check_name,
 )
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def store(request, tmp_path) -> Store:
+    if request.param == "s3":
+        return ObjectStore(f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}")
     return LocalStore(tmp_path / "root") if request.param == "local" else MemoryStore()
 
 
@@ -139,3 +144,40 @@ def test_everything_is_synced_before_it_gets_its_name(tmp_path):
     steps.clear()
     store.put("latest", b"x")
     assert [step for step, _ in steps] == ["write", "rename", "fsync"]
+
+
+def test_a_stream_of_an_object_is_a_file(bucket):
+    store = ObjectStore(f"{bucket}/streams")
+    whole = bytes(range(256)) * 20_000
+    store.add("a/b.bin", io.BytesIO(whole))
+    with store.open("a/b.bin") as stream:
+        assert stream.read(3) == whole[:3]
+        assert stream.seek(-5, io.SEEK_END) == len(whole) - 5
+        assert stream.read() == whole[-5:]
+        stream.seek(300)
+        assert stream.tell() == 300
+        assert stream.read(2_000_000) == whole[300:2_000_300]
+
+
+def test_half_a_move_is_finished_by_the_next(bucket):
+    store = ObjectStore(f"{bucket}/{uuid.uuid4().hex}")
+    for place in ("stage1", "stage2", "half"):
+        store.add(f"{place}/data.bin", io.BytesIO(b"data"))
+    store.add("stage1/manifest.json", io.BytesIO(b"{}"))
+    store.add("stage2/manifest.json", io.BytesIO(b"{}"))
+    assert store.move("stage1", "half")
+    assert not store.move("stage2", "half")
+    assert store.list("half") == ["half/data.bin", "half/manifest.json"]
+
+
+@pytest.mark.parametrize("url", ["s3://key:secret@bucket/lake", "s3://bucket?key=x", "gopher://a"])
+def test_urls_with_secrets_or_of_no_service_are_refused(url):
+    with pytest.raises(ParameterError) as caught:
+        ObjectStore(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_service_that_refuses_is_told_without_its_words(bucket, monkeypatch):
+    missing = ObjectStore(bucket.replace("lake-", "no-such-"))
+    with pytest.raises(PublicationError, match="must answer"):
+        missing.put("a/b", b"1")
