@@ -260,17 +260,19 @@ def validate(synthetic: Path, as_json: bool, **given: Any) -> int:  # noqa: ANN4
 @main.command()
 @click.argument("version", metavar="NAME[@VERSION]")
 @click.option("--rebuild", is_flag=True, help="Sample the model again, where the vault has it.")
+@click.option("--key", type=_PATH, help="Public key (PEM) that must have signed the version.")
 @_common
-def verify(version: str, rebuild: bool, home: Path, as_json: bool) -> int:
+def verify(version: str, rebuild: bool, key: Path | None, home: Path, as_json: bool) -> int:
     """Check a published version offline: log, bytes, content, verdict, gates.
 
     The gates are judged again from the published scores and contract. With --rebuild the model in
-    the vault is sampled again, which must give the same content.
+    the vault is sampled again, which must give the same content. A version is signed where
+    $LIKENESS_SIGNING_KEY names an Ed25519 key in PEM (openssl genpkey -algorithm ed25519).
     """
     from .publication.verify import verify as verify_version
 
     place, terminal = Home(home.absolute()), Terminal(as_json)
-    report = verify_version(place.lake, version)
+    report = verify_version(place.lake, version, key)
     if rebuild:
         from .rebuild import rebuild as make_again
 

@@ -45,10 +45,12 @@ from .protection.fake import fake_columns, fresh_surrogates
 from .protection.leaks import LeakScan, count_copies, scan
 from .publication.digest import content_digest
 from .publication.log import Published
+from .publication.log import read as read_log
 from .publication.parquet import to_arrow, write_parquet
 from .publication.publish import PublishRequest
 from .publication.publish import publish as publish_to_lake
 from .publication.read import read_published
+from .publication.signature import Signer
 from .publication.store import LocalStore
 from .release import RealData, Release, recall_real, remember_release
 from .sampling import conditional, sample_rows
@@ -262,7 +264,7 @@ def publish(release: Release) -> Published:
     Raises:
         QuarantinedError: a gate failed, or the verdict is not about this candidate.
     """
-    folder = release.evidence_folder
+    folder, signer = release.evidence_folder, Signer.from_environment()
     try:
         verdict = Verdict.from_json((folder / "verdict.json").read_text("utf-8"))
         card = Scorecard.from_json((folder / "scorecard.json").read_text("utf-8"))
@@ -281,7 +283,11 @@ def publish(release: Release) -> Published:
         scan({}, texts, release.real.sensitive, _declared(release))
 
     remember_release(release)
-    return publish_to_lake(release.home.lake, replace(request, facts=facts), inspect)
+    published = publish_to_lake(release.home.lake, replace(request, facts=facts), inspect)
+    if signer is not None:
+        entry = read_log(published.store, published.dataset)[published.version - 1]
+        signer.sign(published.store, published.dataset, published.version, entry.to_bytes())
+    return published
 
 
 def _declared(release: Release) -> str:

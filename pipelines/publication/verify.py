@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ from .manifest import (
     sha256,
 )
 from .parquet import read_parquet
+from .signature import check_signature, public_key
 from .store import Lake, PublicationError, Store, open_lake
 
 
@@ -52,18 +54,20 @@ class VerifyReport:
         return all(check.passed for check in self.checks)
 
 
-def verify(lake: Lake, name: str) -> VerifyReport:
-    """Check a published version: log, manifest, every file, pages, content, verdict.
+def verify(lake: Lake, name: str, signed_by: Path | None = None) -> VerifyReport:
+    """Check a published version: log, manifest, every file, pages, content, verdict, signature.
 
     Args:
         lake: the folder or URL that holds the datasets.
         name: ``adult`` or ``adult@3``.
+        signed_by: the PEM file of the public key that must have signed the version.
 
     Raises:
-        ParameterError: the name is malformed.
+        ParameterError: the name is malformed, or the file holds no public key.
         PublicationError: there is no such dataset or version.
     """
     dataset = name.partition("@")[0]
+    wanted = None if signed_by is None else public_key(signed_by)
     store = open_lake(lake)
     try:
         entries = log.read_log(lake, dataset)
@@ -73,6 +77,9 @@ def verify(lake: Lake, name: str) -> VerifyReport:
     entry = entries[version - 1]
     chain = f"{len(entries)} entries, each holding the hash of the one before"
     checks = [Check("log", True, chain), _check_latest(store, dataset, entries)]
+    signed = check_signature(store, dataset, version, entry.to_bytes(), wanted)
+    if signed is not None:
+        checks.append(Check("signature", *signed))
     folder = f"{dataset}/{entry.snapshot}"
     try:
         stone = log.tombstone(store, dataset, entry)
