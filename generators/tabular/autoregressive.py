@@ -451,6 +451,7 @@ class Autoregressive(Resumable, Conditional, Density):
 
         A density in the continuous columns without a grid, a probability in the others; minus
         infinity where a category is unknown or a missing value is met for the first time.
+        Where a moment is learned with its weekday and time of day, those count as columns.
         """
         self._require_fitted()
         encoded = self.codec_.encode(data)
