@@ -100,7 +100,9 @@ def picture(rows: dict[str, list[tabular.Figures]]) -> str:
         fill = light.synthetic if label == "fresh real rows" else light.real
         parts += [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}"/>',
-            f'<text x="{x + 8:.1f}" y="{y - 6:.1f}" fill="{light.ink}">{label}</text>',
+            # The two least values lie close together.
+            f'<text x="{x + 8:.1f}" y="{y + (16 if label == "0" else -6):.1f}" '
+            f'fill="{light.ink}">{label}</text>',
         ]
     return "\n".join([*parts, "</svg>"]) + "\n"
 

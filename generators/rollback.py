@@ -31,6 +31,7 @@ class Rollback:
 
     Attributes:
         distance: of the best state.
+        loss: of that state.
         at: the step it is of.
         attempts: how often the training went back.
         notes: a sentence for every time it did.
@@ -40,7 +41,7 @@ class Rollback:
         self, parts: Parts, optimisers: Sequence[torch.optim.Optimizer], untrained: float
     ) -> None:
         self.untrained = self.distance = untrained
-        self.at, self.attempts = 0, 0
+        self.at, self.attempts, self.loss = 0, 0, 0.0
         self.notes: list[str] = []
         # The same random numbers would lead to the same end.
         self._parts: dict[str, Stateful] = {
@@ -55,14 +56,14 @@ class Rollback:
         """Whether more steps would not help."""
         return self.attempts > _ATTEMPTS
 
-    def judge(self, step: int, distance: float) -> bool:
-        """Take note of the distance after ``step`` steps; gives whether the training went back."""
+    def judge(self, step: int, distance: float, loss: float) -> bool:
+        """Take note of the state after ``step`` steps; gives whether the training went back."""
         worst = self.distance + max(_LOST * (self.untrained - self.distance), _MARGIN)
         if not distance <= worst and (self.at or not math.isfinite(distance)):
             self._return(step, distance)
             return True
         if distance < self.distance:
-            self.distance, self.at = distance, step
+            self.distance, self.at, self.loss = distance, step, loss
             self._kept = self._states()
         return False
 
@@ -74,7 +75,7 @@ class Rollback:
     def state_dict(self) -> dict[str, Any]:
         """All of it."""
         return {
-            "distances": [str(self.untrained), str(self.distance)],
+            "numbers": [str(self.untrained), str(self.distance), str(self.loss)],
             "counts": [self.at, self.attempts],
             "notes": list(self.notes),
             "kept": self._kept,
@@ -82,7 +83,7 @@ class Rollback:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of ``state_dict``."""
-        self.untrained, self.distance = (float(text) for text in state_dict["distances"])
+        self.untrained, self.distance, self.loss = (float(text) for text in state_dict["numbers"])
         self.at, self.attempts = (int(count) for count in state_dict["counts"])
         self.notes = list(state_dict["notes"])
         self._kept = state_dict["kept"]

@@ -175,14 +175,13 @@ class _Judged:
         self.rollback = Rollback(training.parts(), training.optimisers, untrained)
 
     def step(self, index: int) -> torch.Tensor:
-        """One step; after a collapse the loss is that of the state it went back to: 0."""
-        loss = self.training.step(index)
-        done, went_back = index + 1, False
-        if done % LOG_EVERY == 0 and not abs(float(loss)) < EXPLODED and not self.rollback.enough:
-            went_back = self.rollback.judge(done, math.nan)
+        """One step; after a collapse the loss is that of the state it went back to."""
+        loss, done, went_back = self.training.step(index), index + 1, False
+        if done % LOG_EVERY == 0 and not abs(float(loss)) < EXPLODED:
+            went_back = self.rollback.judge(done, math.nan, math.nan)
         elif done % self.every == 0:
-            went_back = self.rollback.judge(done, self._now())
-        return torch.zeros(()) if went_back else loss
+            went_back = self.rollback.judge(done, self._now(), float(loss))
+        return torch.tensor(self.rollback.loss) if went_back else loss
 
     def parts(self) -> Parts:
         """All that ``step`` changes."""
@@ -199,7 +198,7 @@ class _Judged:
             TrainingError: the training collapsed, and nothing better than the start was found.
         """
         if self.total >= self.every and self.rollback.at:
-            self.rollback.judge(self.total, self._now())
+            self.rollback.judge(self.total, self._now(), self.rollback.loss)
         if self.rollback.attempts and not self.rollback.at:
             raise TrainingError(
                 "a training must come nearer to the data than it began, this one did not "

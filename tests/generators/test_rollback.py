@@ -34,45 +34,46 @@ def put(module: nn.Linear, value: float) -> None:
 def test_the_best_state_comes_back_with_slower_rates() -> None:
     module, optimiser, rollback = training()
     put(module, 1.0)
-    assert not rollback.judge(100, 0.3)
+    assert not rollback.judge(100, 0.3, 1.5)
     put(module, 2.0)
-    assert not rollback.judge(200, 0.2)
+    assert not rollback.judge(200, 0.2, 1.5)
     put(module, 3.0)
-    assert not rollback.judge(300, 0.24)  # noise
+    assert not rollback.judge(300, 0.24, 1.5)  # noise
     assert module.weight.item() == 3.0
-    assert not rollback.judge(350, 0.59)  # less than half of what was gained
-    assert rollback.judge(400, 0.61)
+    assert not rollback.judge(350, 0.59, 1.5)  # less than half of what was gained
+    assert rollback.judge(400, 0.61, 1.5)
     assert module.weight.item() == 2.0
     assert optimiser.param_groups[0]["lr"] == 0.25
-    assert rollback.judge(500, math.nan)
+    assert rollback.judge(500, math.nan, 1.5)
     assert optimiser.param_groups[0]["lr"] == 0.0625
     assert "distance to the data 0.610, best 0.200" in rollback.notes[0]
     assert "not finite" in rollback.notes[1]
     assert "step 200" in rollback.notes[1]
+    assert rollback.loss == 1.5
 
 
 def test_it_gives_up_after_three_returns() -> None:
     _, _, rollback = training()
-    rollback.judge(1, 0.1)
+    rollback.judge(1, 0.1, 1.5)
     for step in range(4):
         assert not rollback.enough
-        rollback.judge(step, math.inf)
+        rollback.judge(step, math.inf, 1.5)
     assert rollback.enough
     assert len(rollback.notes) == 4
 
 
 def test_before_the_first_gain_only_a_loss_that_is_not_finite_counts() -> None:
     _, _, rollback = training()
-    assert not rollback.judge(100, 1.0)
-    assert rollback.judge(200, math.nan)
+    assert not rollback.judge(100, 1.0, 1.5)
+    assert rollback.judge(200, math.nan, 1.5)
     assert rollback.at == 0
 
 
 def test_its_state_survives_a_checkpoint(tmp_path: Path) -> None:
     module, optimiser, rollback = training()
     put(module, 5.0)
-    rollback.judge(10, 0.2)
-    rollback.judge(20, 0.9)
+    rollback.judge(10, 0.2, 1.5)
+    rollback.judge(20, 0.9, 1.5)
     put(module, 7.0)
     kept = Checkpoint(tmp_path / "c", "key")
     kept.save({"module": module, "sgd": optimiser, "rollback": rollback}, {})
@@ -82,7 +83,7 @@ def test_its_state_survives_a_checkpoint(tmp_path: Path) -> None:
     assert again.notes == rollback.notes
     again.restore()
     assert other.weight.item() == 5.0
-    again.judge(30, math.nan)
+    again.judge(30, math.nan, 0.0)
     assert second.param_groups[0]["lr"] == 0.0625
 
 
