@@ -84,7 +84,7 @@ def write_catalogue(lake: Lake) -> str:
     A dataset with a damaged log is listed as such; the others are listed as ever.
     """
     store = open_lake(lake)
-    listed = [_listed(store, name) for name in dataset_names(store)]
+    listed = [listing(store, name) for name in dataset_names(store)]
     listed.sort(key=lambda item: (item.manifest is None, item.name))
     store.put(DCAT, canonical_json(_dcat(listed)))
     store.put(PAGE, render_page(listed).encode())
@@ -114,7 +114,7 @@ def render_page(listed: list[Listed]) -> str:
         strip=strip,
         headline=headline,
         snippets=snippets,
-        size=_size,
+        size=size_in_words,
         report=REPORT,
         readme=README,
         manifest_name=MANIFEST,
@@ -142,7 +142,8 @@ def snippets(item: Listed) -> dict[str, str]:
     }
 
 
-def _listed(store: Store, name: str) -> Listed:
+def listing(store: Store, name: str) -> Listed:
+    """What the catalogue shows of a dataset; a damaged one is told as such, never raised."""
     try:
         entries = log.read(store, name)
         if not entries:
@@ -169,7 +170,8 @@ def _picture(store: Store, name: str) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def _size(count: int) -> str:
+def size_in_words(count: int) -> str:
+    """A number of bytes as people write it, in powers of 1000."""
     power = min(max(len(str(count)) - 1, 0) // 3, len(_UNITS) - 1)
     value = count / 1000**power
     return (
