@@ -14,7 +14,7 @@ import dagster as dg
 
 from generators.schema import Images, ImageSchema, Schema
 from validators.charts import LIGHT, line_chart
-from validators.contract import Gate, load_contract
+from validators.contract import Gate
 from validators.verdict import GateResult, Verdict
 
 from .candidate import candidate_files
@@ -23,12 +23,13 @@ from .publication.log import Published
 from .publication.manifest import columns_of
 from .publication.read import read_published
 from .release import RealData, Release
-from .steps import Candidate, Fitted
+from .steps import Candidate, Fitted, contract_of
 
 Metadata = dict[str, Any]
 _MARKS = {
     "passed": "✓\N{NO-BREAK SPACE}holds",
     "failed": "✗\N{NO-BREAK SPACE}fails",
+    "inconclusive": "?\N{NO-BREAK SPACE}open",
     "not applicable": "–\N{NO-BREAK SPACE}not\N{NO-BREAK SPACE}applicable",
 }
 
@@ -143,7 +144,7 @@ def _observed(answer: GateResult, gates: dict[str, Gate]) -> float | None:
 
 
 def _gates_of(release: Release) -> dict[str, Gate]:
-    return {gate.id: gate for gate in load_contract(release.spec.contract).gates}
+    return {gate.id: gate for gate in contract_of(release.spec).gates}
 
 
 def _rows_and_columns(rows: int, schema: Schema) -> Metadata:

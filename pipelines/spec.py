@@ -16,6 +16,7 @@ from pydantic import (
 
 from generators.base import ParameterError
 from generators.schema import Kind
+from validators.contract import Adjustment
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 ConditionText = Annotated[str, Field(min_length=1, max_length=10_000)]
@@ -140,6 +141,8 @@ class DatasetSpec(_Model):
         columns: declarations by column name.
         drop: columns that are left out.
         contract: preset or path of the contract that decides.
+        gates: by gate of the contract, a tighter bound, or the reason why a failure is accepted
+            (``waive``), which every reader of the report sees.
         license: of the published dataset.
         owners: e-mail addresses or ``team:name``, shown in Dagster.
         tags: free tags, shown in Dagster and in the catalogue.
@@ -161,6 +164,7 @@ class DatasetSpec(_Model):
     drop: tuple[ColumnName, ...] = ()
     protection: ProtectionSpec = ProtectionSpec()
     contract: str = "standard"
+    gates: dict[str, Adjustment] = Field(default_factory=dict)
     license: str = "other"
     owners: tuple[str, ...] = ()
     tags: dict[str, str] = Field(default_factory=dict)

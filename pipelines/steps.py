@@ -108,7 +108,7 @@ def prepare(spec: DatasetSpec, home: Home, real: RealData | None = None) -> Rele
             f"the generator must be for {modality}s, {name} is for {family.modality}s; "
             f"choose one of {', '.join(fitting)}"
         )
-    release = Release(spec, real, name, load_contract(spec.contract).digest, home)
+    release = Release(spec, real, name, contract_of(spec).digest, home)
     _new_generator(release)
     return release
 
@@ -238,7 +238,7 @@ def decide(release: Release) -> Verdict:
         card = score(release)
         data = comparison(release)
         verdict = judge(
-            _contract(release),
+            contract_of(release.spec),
             card,
             synthetic=data.synthetic,
             schema=data.schema,
@@ -274,7 +274,7 @@ def publish(release: Release) -> Published:
             "run the step 'scorecard' first"
         ) from None
     ready = _recomputed(release)
-    verdict.require_passed(ready.content_digest, _contract(release), card)
+    verdict.require_passed(ready.content_digest, contract_of(release.spec), card)
     request = _request(release, ready, verdict)
     leak_scan = require_clean(release, request)
     facts = {**request.facts, "reproduce": {**request.facts["reproduce"], "leak_scan": leak_scan}}
@@ -434,8 +434,13 @@ def _new_generator(release: Release) -> Generator:
     return GENERATORS[release.generator].from_parameters(parameters)
 
 
-def _contract(release: Release) -> Contract:
-    return load_contract(release.spec.contract)
+def contract_of(spec: DatasetSpec) -> Contract:
+    """The contract that judges a dataset: the preset, with what its owner tightens or waives.
+
+    Raises:
+        ParameterError: there is no such contract or gate, or a gate would be loosened.
+    """
+    return load_contract(spec.contract).adjusted(spec.gates)
 
 
 def _train(generator: Generator, release: Release, progress: OnProgress | None) -> dict[str, Any]:
@@ -553,7 +558,7 @@ def _write_report(release: Release, verdict: Verdict, card: Scorecard, data: Com
 def _request(release: Release, ready: Candidate, verdict: Verdict) -> PublishRequest:
     folder = release.evidence_folder
     files = {f"data/{file.name}": file for file in candidate_files(ready.folder)}
-    write_text(folder / "contract.json", _contract(release).model_dump_json(indent=1))
+    write_text(folder / "contract.json", contract_of(release.spec).model_dump_json(indent=1))
     for name in ("report.html", "verdict.json", "scorecard.json", "contract.json"):
         files[f"reports/{name}"] = folder / name
     for file in sorted((folder / "gx").rglob("*")):

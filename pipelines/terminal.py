@@ -251,6 +251,8 @@ def _note(step: Report) -> str:
 
 
 def _mark(gate: GateResult) -> str:
+    if gate.inconclusive:
+        return "[red]OPEN[/]" if gate.blocks else "[yellow]open[/]"
     return "[yellow]warn[/]" if gate.failed and not gate.blocks else _MARKS[gate.status]
 
 

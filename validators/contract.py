@@ -3,7 +3,14 @@
 The burden of proof is part of a gate. Fidelity, utility, diversity and bias fail only when they
 are proven bad: such a gate bounds the favourable end of the 95 % interval. Privacy passes only
 when it is proven good: such a gate bounds the unfavourable end, so that an audit with too few rows
-to say anything cannot pass. A number that is missing fails, whatever the dimension.
+to say anything cannot pass. Between proven good and proven bad an answer is inconclusive, and says
+how many rows would tell. A number that is missing fails, whatever the dimension.
+
+Some gates judge the yardstick and not the candidate (``precondition``): a holdout that is no fair
+sample of what train is a sample of makes every comparison with it void, so nothing else is judged.
+
+The owner of a dataset can set tighter bounds than a preset has, or waive a gate with a reason that
+every reader of the report sees (``Adjustment``).
 """
 
 from __future__ import annotations
@@ -11,7 +18,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Hashable
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from generators.base import Modality, ParameterError
 
 from .base import Dimension, Score, Scorecard
-from .verdict import STRUCTURE_GATES, GateResult, Severity
+from .verdict import STRUCTURE_GATES, GateResult, Severity, Status
 
 FOLDER = Path(__file__).parent / "contracts"
 EVERY_SUBJECT = "*"
@@ -52,6 +61,9 @@ class Gate(_Strict):
         severity: ``critical`` stops the release, ``warning`` is shown.
         modality: ``table``, ``image`` or ``any``.
         why: a sentence for people.
+        precondition: judges the yardstick; where it fails, no other gate is judged.
+        waiver: the owner's reason why a failure is shown and does not stop the release.
+        declared: the preset's bound, where the owner has tightened it.
     """
 
     id: Name
@@ -64,6 +76,9 @@ class Gate(_Strict):
     severity: Severity = "critical"
     modality: Literal["table", "image", "any"] = "any"
     why: Sentence
+    precondition: bool = False
+    waiver: str = ""
+    declared: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -71,8 +86,11 @@ class Gate(_Strict):
             raise ValueError(f"gate {self.id} must have a bound; add min or max")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"gate {self.id} must have min <= max; swap them")
-        if self.id in _RESERVED or self.dimension == "structure":
-            raise ValueError(f"gate {self.id}: structure is always judged; remove the gate")
+        if self.id in _RESERVED or (self.dimension == "structure") != self.precondition:
+            raise ValueError(
+                f"gate {self.id}: structure is always judged, and of its gates a contract sets the "
+                "preconditions alone; remove the gate"
+            )
         if self.dimension == "privacy" and self.severity == "critical":
             self._check_proof()
         return self
@@ -84,6 +102,11 @@ class Gate(_Strict):
                 f"gate {self.id}: privacy passes only when proven good, so a critical gate bounds "
                 "the unfavourable end; use on: high with max, or on: low with min"
             )
+
+    @property
+    def proof(self) -> bool:
+        """Whether the gate bounds the unfavourable end: it holds only when proven good."""
+        return self.on == ("high" if self.max is not None else "low")
 
     @property
     def bound(self) -> str:
@@ -107,6 +130,18 @@ class Gate(_Strict):
         """Whether a score is within the bounds; one without a number is not."""
         return self._excess(score) <= 0
 
+    def status(self, score: Score) -> Status:
+        """What the interval of a score says of the bounds; without a number they are broken."""
+        within = self.holds(score)
+        if self.on == "value" or score.value is None:
+            return "passed" if within else "failed"
+        other = self.model_copy(update={"on": "low" if self.on == "high" else "high"}).holds(score)
+        if within and other:
+            return "passed"
+        # The favourable end beyond the bound proves the candidate bad, whoever has to prove.
+        favourable = other if self.proof else within
+        return "inconclusive" if favourable else "failed"
+
     def answer(self, scorecard: Scorecard) -> GateResult:
         """What the gate says about the scores, the worst of them where there are several."""
         scores = self.scores(scorecard)
@@ -118,8 +153,24 @@ class Gate(_Strict):
             return self._result(scores[0], "not applicable", scores[0].skipped or "")
         if unmeasured:
             return self._result(unmeasured[0], "failed", f"skipped: {unmeasured[0].skipped}")
-        worst = max(relevant, key=self._excess)
-        return self._result(worst, "passed" if self.holds(worst) else "failed", "")
+        order = ("passed", "inconclusive", "failed")
+        worst = max(relevant, key=lambda one: (order.index(self.status(one)), self._excess(one)))
+        status = self.status(worst)
+        return self._result(worst, status, self._open(worst) if status == "inconclusive" else "")
+
+    def _open(self, score: Score) -> str:
+        """How many rows would tell: half the interval shrinks with the root of their number."""
+        value, low, high = score.value or 0.0, score.low or 0.0, score.high or 0.0
+        bounds = [bound for bound in (self.min, self.max) if bound is not None]
+        bound = min(bounds, key=lambda one: abs(one - value))
+        room = abs(bound - value)
+        half = high - value if bound > value else value - low
+        said = "the interval reaches across the bound: too few rows to tell"
+        if not score.n or room <= 0 or half / room > 100:
+            return said
+        needed = score.n * (half / room) ** 2
+        digits = 1 - math.floor(math.log10(needed))
+        return f"{said}, about {int(round(needed, digits)):,} would (n = {score.n:,})"
 
     def _excess(self, score: Score) -> float:
         number = self.bounded(score)
@@ -129,9 +180,7 @@ class Gate(_Strict):
         under = self.min - number if self.min is not None else float("-inf")
         return max(over, under)
 
-    def _result(
-        self, score: Score | None, status: Literal["passed", "failed", "not applicable"], said: str
-    ) -> GateResult:
+    def _result(self, score: Score | None, status: Status, said: str) -> GateResult:
         return GateResult(
             gate=self.id,
             dimension=self.dimension,
@@ -148,7 +197,60 @@ class Gate(_Strict):
             minimum=self.min,
             maximum=self.max,
             reason=said,
+            proof=self.proof,
+            n=score.n if score else None,
+            minimum_detectable=score.minimum_detectable if score else None,
+            waiver=self.waiver,
+            declared=self.declared,
         )
+
+
+class Adjustment(_Strict):
+    """What a dataset's owner changes of one gate: tighter, or waived with a reason.
+
+    Attributes:
+        min, max: bounds that are at least as tight as the contract's.
+        severity: ``critical`` where the contract only warns.
+        waive: why a failure is acceptable for this dataset: shown on the report, beside the
+            failure. The gate is still judged.
+    """
+
+    min: float | None = None
+    max: float | None = None
+    severity: Literal["critical"] | None = None
+    waive: Annotated[str, Field(min_length=20, max_length=500)] | None = None
+
+    def of(self, gate: Gate) -> Gate:
+        """The gate with this change.
+
+        Raises:
+            ParameterError: the change loosens the gate without a reason, or waives a precondition.
+        """
+        if self.waive is not None:
+            if gate.precondition:
+                raise ParameterError(
+                    f"gate {gate.id} judges the yardstick of all others, so it cannot be waived; "
+                    "split the data anew"
+                )
+            if (self.min, self.max, self.severity) != (None, None, None):
+                raise ParameterError(f"gate {gate.id} can be tightened or waived, not both at once")
+            return gate.model_copy(update={"severity": "warning", "waiver": self.waive})
+        changes = self.model_dump(exclude_none=True)
+        loosened = [
+            name
+            for name, tighter in (("max", -1), ("min", 1))
+            if (new := changes.get(name)) is not None
+            and ((old := getattr(gate, name)) is None or tighter * (new - old) < 0)
+        ]
+        if loosened:
+            raise ParameterError(
+                f"a dataset can only tighten gate {gate.id} ({gate.bound}), its "
+                f"{' and '.join(loosened)} would loosen it; to accept a failure, give waive: a "
+                "reason"
+            )
+        if not changes:
+            raise ParameterError(f"gate {gate.id} must be tightened or waived, nothing is changed")
+        return Gate.model_validate({**gate.model_dump(), **changes, "declared": gate.bound})
 
 
 class Contract(_Strict):
@@ -157,11 +259,13 @@ class Contract(_Strict):
     Attributes:
         name: stored with every release.
         description: for whom the contract is meant.
+        waivers: whether the owner of a dataset may waive a gate.
         gates: at least one; ids are unique.
     """
 
     name: Name
     description: str = ""
+    waivers: bool = True
     gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -186,10 +290,60 @@ class Contract(_Strict):
             )
         return self.model_copy(update={"gates": gates})
 
+    def answers(self, scorecard: Scorecard) -> tuple[GateResult, ...]:
+        """The answer of every gate, in their order.
+
+        Where a precondition fails the others are not judged: what they compare with is no fair
+        sample of the source.
+        """
+        answers = tuple(gate.answer(scorecard) for gate in self.gates)
+        return self.withheld(answers)
+
+    def withheld(self, answers: tuple[GateResult, ...]) -> tuple[GateResult, ...]:
+        """The answers without those that a failed precondition makes void."""
+        first = {gate.id for gate in self.gates if gate.precondition}
+        broken = [answer.gate for answer in answers if answer.gate in first and answer.blocks]
+        if not broken:
+            return answers
+        reason = f"not judged: {' and '.join(broken)} failed, so the holdout is no fair yardstick"
+        return tuple(
+            answer
+            if answer.gate in first
+            else replace(answer, status="not applicable", reason=reason)
+            for answer in answers
+        )
+
+    def adjusted(self, changes: Mapping[str, Adjustment]) -> Contract:
+        """The contract as the owner of a dataset wants it; its digest differs from the preset's.
+
+        Raises:
+            ParameterError: a gate is not there, would be loosened, or may not be waived.
+        """
+        if not changes:
+            return self
+        for name in changes:
+            self._require_gate(name)
+        waived = [name for name, change in changes.items() if change.waive is not None]
+        if waived and not self.waivers:
+            raise ParameterError(
+                f"contract {self.name} allows no waiver, {', '.join(waived)} would be waived; "
+                "choose another contract"
+            )
+        gates = tuple(changes[g.id].of(g) if g.id in changes else g for g in self.gates)
+        return self.model_copy(update={"gates": gates})
+
+    def _require_gate(self, name: str) -> None:
+        ids = [gate.id for gate in self.gates]
+        if name not in ids:
+            near = difflib.get_close_matches(name, ids, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; they are {', '.join(ids)}"
+            raise ParameterError(f"contract {self.name} must have the gate {name!r}{hint}")
+
     @property
     def digest(self) -> str:
         """SHA-256 of the contract's content: any change of a bound or a word changes it."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

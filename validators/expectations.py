@@ -95,10 +95,9 @@ def judge(
     """
     modality: Modality = "image" if isinstance(schema, ImageSchema) else "table"
     session = _Session(run_name, evidence)
-    gates = contract.for_modality(modality).gates
     answers = (
         *_judge_structure(session, synthetic, schema, rows),
-        *_judge_gates(session, gates, scorecard),
+        *_judge_gates(session, contract.for_modality(modality), scorecard),
     )
     return Verdict(
         contract=contract.name,
@@ -253,9 +252,10 @@ class _Session:
 
 
 def _judge_gates(
-    session: _Session, gates: Sequence[Gate], scorecard: Scorecard
+    session: _Session, contract: Contract, scorecard: Scorecard
 ) -> tuple[GateResult, ...]:
     """The contract's gates, judged over the scorecard."""
+    gates = contract.gates
     own = {gate.id: gate.answer(scorecard) for gate in gates}
     asked = [gate for gate in gates if not own[gate.id].not_applicable]
     if not asked:
@@ -267,10 +267,11 @@ def _judge_gates(
     columns = ["metric", "subject", "value", "low", "high"]
     answers = session.run("release_gate", scorecard.to_frame()[columns], rules, docs=True)
     broken = _by_gate(rules, answers)
-    return tuple(
+    answers_of = tuple(
         _agreed(own[gate.id], holds=not broken[gate.id]) if gate.id in broken else own[gate.id]
         for gate in gates
     )
+    return contract.withheld(answers_of)
 
 
 def _gate_rules(gate: Gate) -> Iterator[_Rule]:
@@ -299,9 +300,9 @@ def _agreed(own: GateResult, *, holds: bool) -> GateResult:
     """The contract's own answer where Great Expectations gives the same one.
 
     A gate with an unmeasured subject fails although the column's minimum or maximum may be good:
-    there the two may differ, and ``own.reason`` says why.
+    it has no value, there the two may differ, and ``own.reason`` says why.
     """
-    if own.passed != holds and not own.reason:
+    if own.passed != holds and own.value is not None:
         raise JudgementError(
             f"gate {own.gate} must be judged alike by the contract ({own.status}) and by Great "
             f"Expectations ({'passed' if holds else 'failed'}); report this as a bug"

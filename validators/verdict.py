@@ -19,7 +19,8 @@ from .base import DIMENSIONS, Scorecard
 if TYPE_CHECKING:
     from .contract import Contract
 
-Status = Literal["passed", "failed", "not applicable"]
+Status = Literal["passed", "failed", "inconclusive", "not applicable"]
+"""What the 95 % interval says of a bound: within it, beyond it, or across it."""
 Severity = Literal["critical", "warning"]
 
 STRUCTURE_GATES: dict[Modality, tuple[str, ...]] = {
@@ -50,13 +51,20 @@ class GateResult:
         metric: what was measured.
         subject: about what; of a gate on every subject, the worst one.
         severity: a failed ``critical`` gate stops the release, a failed ``warning`` is shown.
-        status: ``passed``, ``failed`` or ``not applicable``.
+        status: ``passed`` or ``failed`` where the interval lies within the bound or beyond it,
+            ``inconclusive`` where it reaches across, ``not applicable`` where nothing is asked.
         value, low, high: the estimate and its 95 % interval; None where there is no number.
         reference: the same measure between real train and real holdout, where it exists.
         bound: the requirement in words.
         why: why the gate exists.
         minimum, maximum: the bounds as numbers.
         reason: what there is to say about this answer, e.g. why a number is missing.
+        proof: whether the gate holds only when it is proven good, as privacy is; the others fail
+            only when they are proven bad.
+        n: rows (images) that entered the number.
+        minimum_detectable: the smallest deviation that so many rows would show.
+        waiver: why the dataset's owner lets a failure be shown instead of stopping the release.
+        declared: the bound of the preset, where the owner has set a tighter one.
     """
 
     gate: str
@@ -74,11 +82,21 @@ class GateResult:
     minimum: float | None = None
     maximum: float | None = None
     reason: str = ""
+    proof: bool = False
+    n: int | None = None
+    minimum_detectable: float | None = None
+    waiver: str = ""
+    declared: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether the gate holds."""
-        return self.status == "passed"
+        """Whether the gate holds: an open question holds where no proof is asked for."""
+        return self.status == "passed" or (self.inconclusive and not self.proof)
+
+    @property
+    def inconclusive(self) -> bool:
+        """Whether the rows are too few to tell."""
+        return self.status == "inconclusive"
 
     @property
     def not_applicable(self) -> bool:
@@ -87,8 +105,8 @@ class GateResult:
 
     @property
     def failed(self) -> bool:
-        """Whether the gate does not hold."""
-        return self.status == "failed"
+        """Whether the gate does not hold: proven bad, or not proven good where that is asked."""
+        return self.status == "failed" or (self.inconclusive and self.proof)
 
     @property
     def blocks(self) -> bool:
@@ -133,6 +151,16 @@ class Verdict:
         """The failed gates that do not stop the release."""
         return tuple(gate for gate in self.gates if gate.failed and not gate.blocks)
 
+    @property
+    def open(self) -> tuple[GateResult, ...]:
+        """The gates that these rows are too few to answer; those of privacy block."""
+        return tuple(gate for gate in self.gates if gate.inconclusive)
+
+    @property
+    def waived(self) -> tuple[GateResult, ...]:
+        """The gates that the owner of the data has waived, each with the reason."""
+        return tuple(gate for gate in self.gates if gate.waiver)
+
     def of(self, dimension: str) -> tuple[GateResult, ...]:
         """The gates of one dimension."""
         return tuple(gate for gate in self.gates if gate.dimension == dimension)
@@ -157,11 +185,12 @@ class Verdict:
         required = contract.for_modality(self.modality)
         self._require_complete({*STRUCTURE_GATES[self.modality], *(g.id for g in required.gates)})
         answers = {answer.gate: answer for answer in self.gates}
-        for gate in required.gates:
-            answer, own = answers[gate.id], gate.answer(scorecard)
-            if (answer.status, answer.severity) != (own.status, own.severity):
+        for own in required.answers(scorecard):
+            answer = answers[own.gate]
+            said = (answer.status, answer.severity, answer.proof)
+            if said != (own.status, own.severity, own.proof):
                 raise QuarantinedError(
-                    f"gate {gate.id} must say what the scores say ({own.status}, {own.severity}), "
+                    f"gate {own.gate} must say what the scores say ({own.status}, {own.severity}), "
                     f"it says {answer.status}, {answer.severity}; judge the candidate again"
                 )
         self._require_structure(answers)

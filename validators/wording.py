@@ -100,7 +100,9 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def status_words(gate: GateResult) -> str:
-    """The answer in a word: a failed warning is a warning."""
+    """The answer in a word: a failed warning is a warning, an interval across a bound is open."""
+    if gate.inconclusive:
+        return "Not proven" if gate.proof else "Open"
     if gate.failed:
         return "Failed" if gate.blocks else "Warning"
     return "Holds" if gate.passed else "Not applicable"

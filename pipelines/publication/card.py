@@ -70,6 +70,8 @@ def mark(gate: Gate) -> str:
     """A sign and a word for the answer to a gate, so that it does not hang on colour."""
     if gate.status == "failed":
         return "⚠ warning" if gate.severity == "warning" else "✗ failed"
+    if gate.status == "inconclusive":
+        return "? open: too few rows to tell"
     return "✓ passed" if gate.status == "passed" else "– not applicable"
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from generators.base import ParameterError
 from validators import Score, Scorecard
-from validators.contract import Contract, Gate, contract_names, load_contract
+from validators.contract import Adjustment, Contract, Gate, contract_names, load_contract
 from validators.verdict import (
     STRUCTURE_GATES,
     GateResult,
@@ -77,7 +77,7 @@ def verdict_on(contract: Contract, scorecard: Scorecard, modality="table") -> Ve
         )
         for name in STRUCTURE_GATES[modality]
     )
-    gates = tuple(each.answer(scorecard) for each in contract.for_modality(modality).gates)
+    gates = contract.for_modality(modality).answers(scorecard)
     return Verdict(
         contract=contract.name,
         contract_digest=contract.digest,
@@ -302,3 +302,117 @@ def test_a_verdict_is_read_without_great_expectations():
 
 def test_an_empty_verdict_never_passes(cleared):
     assert not dataclasses.replace(cleared[2], gates=()).passed
+
+
+@pytest.mark.parametrize(
+    ("on", "interval", "status", "holds"),
+    [
+        ("low", (0.1, 0.4), "passed", True),
+        ("low", (0.4, 0.6), "inconclusive", True),
+        ("low", (0.6, 0.9), "failed", False),
+        ("high", (0.1, 0.4), "passed", True),
+        ("high", (0.4, 0.6), "inconclusive", False),
+        ("high", (0.6, 0.9), "failed", False),
+        ("value", (0.4, 0.6), "passed", True),
+    ],
+)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_three_verdicts_and_the_burden_of_proof(on, interval, status, holds, mirrored):
+    """Upper bounds of 0.5, and the same as lower bounds of mirrored numbers."""
+    low, high = interval
+    if mirrored:
+        low, high = 1 - high, 1 - low
+        on = {"low": "high", "high": "low"}.get(on, on)
+    bounds = {"min": 0.5, "max": None} if mirrored else {"max": 0.5}
+    value = (low + high) / 2 if on != "value" else 0.5
+    answer = gate(on=on, **bounds).answer(Scorecard((score(value, low, high, n=100),)))
+    assert (answer.status, answer.passed, answer.failed) == (status, holds, not holds)
+    assert answer.blocks is not holds
+    assert ("rows to tell" in answer.reason) == (status == "inconclusive")
+
+
+def test_an_open_answer_says_how_many_rows_would_tell():
+    """Half a width of 0.2, 0.1 from the bound: four times the rows."""
+    answer = gate(on="low", max=0.5).answer(Scorecard((score(0.4, 0.2, 0.6, n=1_000),)))
+    assert "about 4,000 would (n = 1,000)" in answer.reason
+    assert answer.n == 1_000
+
+
+def test_the_worst_subject_is_the_one_with_the_worst_answer():
+    card = Scorecard((score(0.45, 0.44, 0.46, subject="a"), score(0.4, 0.1, 0.9, subject="b")))
+    answer = gate(subject="*", on="low", max=0.5).answer(card)
+    assert (answer.subject, answer.status) == ("b", "inconclusive")
+
+
+FIRST = {"id": "first", "metric": "p", "dimension": "structure", "precondition": True, "max": 0.5}
+
+
+def test_where_the_yardstick_fails_nothing_else_is_judged():
+    both = Contract.model_validate(
+        {"name": "mine", "gates": [{**FIRST, "why": WHY}, gate(max=0.5).model_dump()]}
+    )
+    sound, other = score(0.1, metric="p", dimension="structure"), score(0.9)
+    assert [a.status for a in both.answers(Scorecard((sound, other)))] == ["passed", "failed"]
+    broken = score(0.9, metric="p", dimension="structure")
+    for second in (other, score(0.1)):
+        first, void = both.answers(Scorecard((broken, second)))
+        assert first.blocks
+        assert void.not_applicable
+        assert "not judged: first" in void.reason
+        verdict = verdict_on(both, Scorecard((broken, second)))
+        assert not verdict.passed
+
+
+def test_structure_is_only_set_by_preconditions():
+    with pytest.raises(ValueError, match="structure"):
+        gate(dimension="structure")
+    with pytest.raises(ValueError, match="structure"):
+        gate(precondition=True)
+
+
+def adjusted(**changes) -> Contract:
+    return load_contract("standard").adjusted(
+        {name.replace("_", "-"): Adjustment(**change) for name, change in changes.items()}
+    )
+
+
+def test_a_dataset_tightens_or_waives_and_says_so():
+    own = adjusted(
+        fidelity_marginal_mean={"max": 0.01},
+        bias_label_drift={"waive": "the trial gave women the drug more often by design"},
+    )
+    found = {gate.id: gate for gate in own.gates}
+    tight, waived = found["fidelity-marginal-mean"], found["bias-label-drift"]
+    assert (tight.max, tight.declared) == (0.01, "low end ≤ 0.02")
+    assert own.digest != load_contract("standard").digest
+    bad = score(0.3, metric="label_drift_worst", dimension="bias")
+    answer = waived.answer(Scorecard((bad,)))
+    assert answer.failed
+    assert not answer.blocks
+    assert "by design" in answer.waiver
+    again = Contract.model_validate_json(own.model_dump_json())
+    assert again.digest == own.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fidelity_marginal_mean": {"max": 0.03}}, "would loosen"),
+        ({"utility_retention": {"min": 0.5}}, "would loosen"),
+        ({"utility_retention": {"max": 0.5}}, "would loosen"),
+        ({"fidelity_marginal_men": {"max": 0.01}}, "did you mean 'fidelity-marginal-mean'"),
+        ({"fidelity_marginal_mean": {}}, "nothing is changed"),
+        ({"fidelity_marginal_mean": {"max": 0.01, "waive": "a reason of some length"}}, "not both"),
+    ],
+)
+def test_a_dataset_cannot_loosen_a_gate_in_silence(changes, said):
+    with pytest.raises(ParameterError, match=said):
+        adjusted(**changes)
+
+
+def test_strict_allows_no_waiver():
+    reason = Adjustment(waive="a reason of some length, but strict is strict")
+    with pytest.raises(ParameterError, match="allows no waiver"):
+        load_contract("strict").adjusted({"bias-label-drift": reason})
+    with pytest.raises(ValueError, match="at least 20"):
+        Adjustment(waive="because")

@@ -154,8 +154,8 @@ def test_gates_of_each_kind_are_judged_as_the_contract_says(tmp_path):
     found = {gate.gate: gate for gate in verdict.of("fidelity")}
     assert {name: gate.status for name, gate in found.items()} == {
         "at-bound": "passed",
-        "over": "failed",
-        "under": "failed",
+        "over": "inconclusive",  # 0.4 to 0.6 reaches across 0.5, and a proof is asked for
+        "under": "inconclusive",
         "band": "passed",
         "missing": "failed",
         "skipped": "failed",
