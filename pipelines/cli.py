@@ -111,6 +111,9 @@ _dataset = _stack(
         help="Learn from a uniform sample of a larger table; default 1,000,000.",
     ),
     click.option("--table", help="Of a database: the table to learn."),
+    click.option(
+        "--size", type=click.IntRange(1), help="Of images: the longest side in pixels; default 64."
+    ),
     click.option("--name", help="Name of the dataset in the lake."),
 )
 
@@ -125,6 +128,7 @@ def main() -> None:
       likeness run randhie                     a dataset that ships with Likeness
       likeness run people.csv --target income  your own table
       likeness run photos/                     a folder of images, a sub-folder a class
+      likeness run train-images-idx3-ubyte.gz  images as MNIST has them, labels beside it
       likeness ui                              the same in Dagster
 
     Exit codes: 0 done, 1 internal failure, 2 bad input, 3 stopped by a gate, 130 by Ctrl-C.
@@ -137,8 +141,9 @@ def main() -> None:
 def run(source: str, home: Path, as_json: bool, **given: Any) -> int:  # noqa: ANN401
     """Make, judge and publish a likeness.
 
-    DATASET is a name from `likeness datasets`; PATH is a CSV, Parquet or SQLite file, an image
-    folder, or a database as SQLAlchemy writes it (env:NAME takes it from a variable).
+    DATASET is a name from `likeness datasets`; PATH is a CSV, Parquet, IDX or SQLite file, an
+    image folder, or a database as SQLAlchemy writes it (env:NAME takes it from a variable). A
+    Parquet file with a column of images is a set of images; --target names their classes.
     """
     from . import steps
 

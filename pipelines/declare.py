@@ -38,6 +38,7 @@ class Options:
     name: str | None = None
     table: str | None = None
     max_rows: int | None = None
+    size: int | None = None
 
 
 def to_spec(source: str, options: Options) -> DatasetSpec:
@@ -65,6 +66,11 @@ def to_spec(source: str, options: Options) -> DatasetSpec:
         raw = {"name": name_of(path), "source": found.model_dump(mode="json")}
     if options.table:
         raw["source"] = {**raw["source"], "table": options.table}
+    if options.size is not None:
+        raw["source"] = {**raw["source"], "size": options.size}
+    if options.target and raw["source"]["kind"] == "parquet":
+        # What is predicted of images is their class.
+        raw["source"] = {**raw["source"], "label": options.target}
     if options.max_rows is not None:
         limits = {**raw["source"].get("limits", {}), "max_rows": options.max_rows}
         raw["source"] = {**raw["source"], "limits": limits}

@@ -230,7 +230,8 @@ def _described(schema: TableSchema, spec: DatasetSpec, types: Mapping[str, str])
 
 
 def _split_images(raw: RawImages, spec: DatasetSpec) -> Split:
-    given = {"--target": spec.target, "--protected": spec.protected, "--drop": spec.drop}
+    target = spec.target if spec.target != spec.source.label else None
+    given = {"--target": target, "--protected": spec.protected, "--drop": spec.drop}
     for option, value in given.items():
         if value:
             raise ParameterError(f"{option} is for tables, this source holds images; leave it out")
@@ -251,7 +252,11 @@ def _split_images(raw: RawImages, spec: DatasetSpec) -> Split:
         "rows": {"train": len(train), "holdout": len(holdout)},
         "unreadable": raw.unreadable,
         "entity": [],
-        "protection": ["metadata of the image files (EXIF, GPS, names) is left behind", *notes],
+        "protection": [
+            "metadata of the image files (EXIF, GPS, names) is left behind",
+            *raw.notes,
+            *notes,
+        ],
     }
     return Split(train, holdout, schema, facts, None, Sensitive({}))
 
@@ -259,14 +264,25 @@ def _split_images(raw: RawImages, spec: DatasetSpec) -> Split:
 def _without_rare_classes(
     images: Images, schema: ImageSchema, k: int
 ) -> tuple[Images, ImageSchema, list[str]]:
-    """Classes of fewer than ``k`` images become one: a name that few bear tells of them."""
+    """Classes of fewer than ``k`` images become one: a name that few bear tells of them.
+
+    Where they are fewer than ``k`` together, they are left out: a model would learn that class by
+    heart.
+    """
     counts = np.bincount(images.labels, minlength=len(schema.classes))
     kept = [i for i, name in enumerate(schema.classes) if counts[i] >= k or not schema.labelled]
     rare = len(schema.classes) - len(kept)
     if rare == 0:
         return images, schema, []
+    few = len(images) - int(counts[kept].sum())
     new = np.full(len(schema.classes), len(kept), dtype=np.int64)
     new[kept] = np.arange(len(kept))
+    if few < k:
+        rows = np.flatnonzero(np.isin(images.labels, kept))
+        left = Images(images.pixels[rows], new[images.labels[rows]])
+        names = tuple(schema.classes[i] for i in kept) or ("all",)
+        note = f"{few} images of {rare} classes left out, fewer than {k} together"
+        return left, replace(schema, classes=names), [note]
     classes = (*(schema.classes[i] for i in kept), OTHER)
     note = f"{rare} classes of fewer than {k} images merged into {OTHER}"
     merged = Images(images.pixels, new[images.labels])

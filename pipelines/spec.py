@@ -46,23 +46,28 @@ class SourceSpec(_Model):
     """Where the real data comes from.
 
     Attributes:
-        kind: ``builtin`` ships with a dependency; ``csv``, ``parquet`` and ``images`` (a folder)
-            are read from ``path``, ``sql`` from ``url``.
+        kind: ``builtin`` ships with a dependency; ``csv``, ``parquet``, ``images`` (a folder) and
+            ``idx`` are read from ``path``, ``sql`` from ``url``.
         name: of a built-in dataset.
         path: of a file or folder; relative paths are taken from the working directory.
         url: of a database as SQLAlchemy writes it, or ``env:NAME`` of the variable that holds it,
             which is where a password belongs.
         table: in the database, with its schema before a dot where it has one.
         query: a SELECT statement instead of a table.
+        label: of images in a Parquet file, the column of their classes; by default ``label`` or
+            another usual name.
+        size: of images, the longest side in pixels; larger ones are scaled down. By default 64.
         limits: of the process that reads it.
     """
 
-    kind: Literal["builtin", "csv", "parquet", "images", "sql"]
+    kind: Literal["builtin", "csv", "parquet", "images", "idx", "sql"]
     name: str | None = None
     path: str | None = None
     url: str | None = None
     table: str | None = None
     query: str | None = None
+    label: ColumnName | None = None
+    size: int | None = Field(default=None, ge=1, le=4096)
     limits: ReadLimits = ReadLimits()
 
     @field_validator("url")

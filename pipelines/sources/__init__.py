@@ -9,7 +9,7 @@ from generators.base import DataError, ParameterError
 from generators.schema import Images, ImageSchema
 
 from ..spec import SourceSpec
-from . import builtin, images, sql, tables
+from . import builtin, idx, images, sql, tables
 from .images import RawImages as RawImages
 from .reservoir import Reservoir
 from .tables import ArrowTable
@@ -53,17 +53,12 @@ def read_plainly(source: SourceSpec) -> ArrowTable | RawImages:
     if source.kind == "csv":
         return tables.stream_csv(path, keep, whole_bytes=memory // 16)
     if source.kind == "images":
-        return images.read_folder(path)
-    if tables.has_image_column(path):
-        return images.read_parquet(path)
+        return images.read_folder(path, source.size)
+    if source.kind == "idx":
+        return idx.read_idx(path, source.size)
+    if images.has_images(path):
+        return images.read_parquet(path, source.size, source.label)
     return tables.stream_parquet(path, keep)
-
-
-def read_parquet(path: Path) -> RawTable | RawImages:
-    """A Parquet file: images where it has a column ``image: struct<bytes, path>``, else a table."""
-    if tables.has_image_column(path):
-        return images.read_parquet(path)
-    return tables.read_parquet(path)
 
 
 def _path_of(source: SourceSpec) -> Path:
@@ -104,8 +99,10 @@ def source_for_path(path: Path) -> SourceSpec:
         return SourceSpec(kind="csv", path=absolute)
     if suffix in (".parquet", ".pq"):
         return SourceSpec(kind="parquet", path=absolute)
+    if idx.NAME.search(path.name):
+        return SourceSpec(kind="idx", path=absolute)
     raise DataError(
-        "a source must be a .csv, .parquet or .sqlite file or a folder of images, got "
+        "a source must be a .csv, .parquet, .sqlite or IDX file or a folder of images, got "
         f"{path.name!r}; convert it"
     )
 
@@ -116,7 +113,6 @@ __all__ = [
     "Images",
     "RawImages",
     "RawTable",
-    "read_parquet",
     "read_source",
     "source_for_path",
 ]

@@ -2,58 +2,56 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
 
-from generators.base import DataError
+from generators.base import DataError, ParameterError
 from generators.schema import Images, ImageSchema
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-MAX_PIXELS = 4096 * 4096
-MAX_DECODED_BYTES = 4 * 2**30
-# Up to this share of unreadable files is left out and counted; more means a broken dataset.
-MAX_UNREADABLE_SHARE = 0.01
-# What Pillow raises on damaged files: its readers trust the numbers that they find.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-_CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
+from .pixels import Encoded, decode_all
+from .tables import opened, whole
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
+"""Columns that are taken for the classes of images where the owner names none, in this order."""
+NAME_COLUMN = "label_name"
+# How PNG, JPEG, BMP, TIFF and WebP begin.
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"RIFF")
+_INDEX_NAME = re.compile(r"__index_level_\d+__")
 
 
 @dataclass(frozen=True)
 class RawImages:
-    """Images as read, and how many files were left out because they could not be read."""
+    """Images as read.
+
+    Attributes:
+        images: the images and their labels.
+        schema: their size and classes.
+        unreadable: how many files were left out because they could not be read.
+        notes: what was done to them to make them one set, a sentence each.
+    """
 
     images: Images
     schema: ImageSchema
     unreadable: int = 0
+    notes: tuple[str, ...] = ()
 
 
-def read_folder(path: Path) -> RawImages:
+def read_folder(path: Path, side: int | None = None) -> RawImages:
     """The images in a folder; its sub-folders, if any, are the classes.
 
+    Args:
+        path: the folder.
+        side: see ``pixels.decode_all``.
+
     Raises:
-        DataError: no images, mixed sizes, too many unreadable files.
+        DataError: no images, classes that cannot be told, too many unreadable files.
     """
     root = path.resolve()
     files = sorted(
@@ -76,122 +74,158 @@ def read_folder(path: Path) -> RawImages:
             "either all images lie in class sub-folders or none, some lie beside them; move them"
         )
     labels = [index.get(file.parent.name, 0) for file in files]
-    return _assemble((file.read_bytes() for file in files), labels, classes)
+    return _assembled(files, labels, classes, side, ())
 
 
-def read_parquet(path: Path) -> RawImages:
-    """The images in a Parquet file: ``image: struct<bytes, path>``, with or without ``label``.
+def image_columns(schema: pa.Schema) -> list[str]:
+    """The columns that hold images: ``struct<bytes, path>`` in any order, or plain bytes."""
+    names = []
+    for field in schema:
+        kind = field.type
+        if pa.types.is_struct(kind):
+            fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
+            if _is_bytes(fields.get("bytes", pa.null())):
+                names.append(field.name)
+        elif _is_bytes(kind):
+            names.append(field.name)
+    return names
+
+
+def has_images(path: Path) -> bool:
+    """Whether a Parquet file has a column of images; plain bytes are if the first ones are.
 
     Raises:
-        DataError: damaged file, no bytes, mixed sizes, too many unreadable images.
+        DataError: the file is damaged.
     """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            wanted = [c for c in ("label", "label_name", "image") if c in file.schema_arrow.names]
-            table = file.read(columns=wanted)
-    except pa.ArrowMemoryError:
-        raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError):
+    with whole(path), opened(path) as file:
+        schema = file.schema_arrow
+        for name in image_columns(schema):
+            if pa.types.is_struct(schema.field(name).type):
+                return True
+            first = next(file.iter_batches(batch_size=1, columns=[name]), None)
+            if first is not None and (first.column(0)[0].as_py() or b"").startswith(_MAGIC):
+                return True
+    return False
+
+
+def read_parquet(path: Path, side: int | None = None, label: str | None = None) -> RawImages:
+    """The images in a Parquet file, with their classes where a column tells them.
+
+    Args:
+        path: a file with one column of images.
+        side: see ``pixels.decode_all``.
+        label: the column of the classes; by default one of the usual names.
+
+    Raises:
+        DataError: damaged file, no bytes, too many unreadable images.
+        ParameterError: there is no column ``label``.
+    """
+    with whole(path), opened(path) as file:
+        schema = file.schema_arrow
+        (column,) = _one(image_columns(schema), path)
+        label = label_column(schema.names, label)
+        names = {column, label, NAME_COLUMN} & set(schema.names)
+        table = file.read(columns=[name for name in schema.names if name in names])
+    others = [n for n in schema.names if n not in names and not _INDEX_NAME.fullmatch(n)]
+    notes = [f"columns left out, an image set has images and classes: {', '.join(others)}"]
+    labels, classes = _labels(table, label, _class_names(schema, label))
+    return _assembled(_blobs(table, column), labels, classes, side, notes if others else ())
+
+
+def label_column(names: Sequence[str], wanted: str | None) -> str | None:
+    """The column of the classes: the wanted one, else the first of the usual names, else None.
+
+    Raises:
+        ParameterError: there is no such column.
+    """
+    if wanted is None:
+        return next((name for name in LABEL_COLUMNS if name in names), None)
+    if wanted not in names:
+        raise ParameterError(
+            f"--target must name a column of the data, {wanted} is not one; the columns are "
+            f"{', '.join(names[:20])}"
+        )
+    return wanted
+
+
+def _one(columns: Sequence[str], path: Path) -> Sequence[str]:
+    if len(columns) != 1:
         raise DataError(
-            f"a Parquet file must be whole, {path.name} is damaged, truncated or of another "
-            "format; write it again"
-        ) from None
-    labels, classes = _labels(table)
-    column = table.column("image").combine_chunks()
-    if "bytes" not in {field.name for field in column.type}:
-        raise DataError("the image column must be struct<bytes, path>, it has no bytes")
-    blobs = (value.as_py() or b"" for value in column.field("bytes"))
-    return _assemble(blobs, labels, classes)
+            f"a table may have one column of images, {path.name} has {len(columns)}: "
+            f"{', '.join(columns)}; keep one"
+        )
+    return columns
 
 
-def _labels(table: pa.Table) -> tuple[list[int], list[str]]:
-    if "label" in table.column_names:
-        raw = table.column("label").to_pylist()
-    elif "label_name" in table.column_names:
-        raw = table.column("label_name").to_pylist()
-    else:
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
+def _blobs(table: pa.Table, column: str) -> list[Encoded]:
+    values = table.column(column).combine_chunks()
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], pa.binary())
+    if pa.types.is_struct(values.type):
+        index = [values.type.field(i).name for i in range(values.type.num_fields)].index("bytes")
+        # flatten, unlike field, carries the struct's own nulls down to the bytes.
+        values = values.flatten()[index]
+    if len(values) and values.null_count == len(values):
+        raise DataError(
+            f"column {column!r} must hold the images themselves, it holds paths alone; write the "
+            "bytes of the files into it"
+        )
+    return [value.as_py() or b"" for value in values]
+
+
+def _class_names(schema: pa.Schema, label: str | None) -> Sequence[str]:
+    """Names of the classes 0, 1, ..., where the Hugging Face hub has them in the file."""
+    if label is None or b"huggingface" not in (schema.metadata or {}):
+        return ()
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        names = features[label]["names"]
+    except (ValueError, LookupError, TypeError):
+        return ()
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if known and len(set(names)) == len(names) else ()
+
+
+def _labels(
+    table: pa.Table, label: str | None, known: Sequence[str]
+) -> tuple[list[int], list[str]]:
+    named = NAME_COLUMN in table.column_names
+    if label is None and not named:
         return [0] * len(table), ["all"]
+    raw = table.column(label or NAME_COLUMN).to_pylist()
     if any(value is None for value in raw):
         raise DataError(f"every image needs a label, {raw.count(None)} have none; label them")
+    if not all(isinstance(value, str | int) for value in raw):
+        raise DataError(
+            f"classes must be text or whole numbers, column {label or NAME_COLUMN!r} holds others; "
+            "name another by --target"
+        )
     values = sorted(set(raw))
     index = {value: number for number, value in enumerate(values)}
     names = {value: str(value) for value in values}
-    if "label" in table.column_names and "label_name" in table.column_names:
-        names.update(
-            {v: str(n) for v, n in zip(raw, table.column("label_name").to_pylist(), strict=True)}
-        )
+    if label in LABEL_COLUMNS[:1] and named:
+        given = table.column(NAME_COLUMN).to_pylist()
+        names.update({v: str(n) for v, n in zip(raw, given, strict=True)})
+    elif known and all(isinstance(v, int) and 0 <= v < len(known) for v in values):
+        names = {value: known[value] for value in values}
     return [index[value] for value in raw], [names[value] for value in values]
 
 
-def _assemble(blobs: Iterable[bytes], labels: Sequence[int], classes: Sequence[str]) -> RawImages:
-    decoded: list[np.ndarray] = []
-    kept: list[int] = []
-    unreadable = 0
-    total = 0
-    for number, (blob, label) in enumerate(zip(blobs, labels, strict=True)):
-        try:
-            picture = _decode(blob)
-        except _UNREADABLE:
-            unreadable += 1
-            continue
-        total += picture.nbytes
-        if total > MAX_DECODED_BYTES:
-            raise DataError(
-                f"images may decode to {MAX_DECODED_BYTES // 2**30} GiB, these are more at image "
-                f"{number}; give fewer or smaller ones"
-            )
-        decoded.append(picture)
-        kept.append(label)
-    if unreadable > MAX_UNREADABLE_SHARE * len(labels):
-        raise DataError(
-            f"at most {MAX_UNREADABLE_SHARE:.0%} of the images may be unreadable, "
-            f"{unreadable} of {len(labels)} are (damaged, or over {MAX_PIXELS} pixels); "
-            "replace or remove them"
-        )
-    pixels = _stack(decoded)
-    height, width, channels = (int(size) for size in pixels.shape[1:])
+def _assembled(
+    encoded: Sequence[Encoded],
+    labels: Sequence[int],
+    classes: Sequence[str],
+    side: int | None,
+    notes: Sequence[str],
+) -> RawImages:
+    pictures = decode_all(encoded, side)
+    height, width, channels = (int(length) for length in pictures.pixels.shape[1:])
     schema = ImageSchema(height, width, channels, tuple(classes))
-    return RawImages(Images(pixels, np.asarray(kept, np.int64)), schema, unreadable)
-
-
-def _decode(blob: bytes) -> np.ndarray:
-    """Pixels (H, W, C) uint8; 16-bit greys are scaled to 8, palettes become RGB."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(io.BytesIO(blob), formats=FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise ValueError("too many pixels")
-                picture.load()
-                return _to_uint8(picture)
-        except Image.DecompressionBombWarning as warning:
-            raise ValueError("too many pixels") from warning
-
-
-def _to_uint8(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        wide = np.asarray(picture, dtype=np.float64)
-        return np.clip(np.round(wide / 257.0), 0, 255).astype(np.uint8)[..., None]
-    if picture.mode in ("1", "LA", "F"):
-        picture = picture.convert("L")
-    elif picture.mode not in _CHANNELS:
-        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-    array = np.asarray(picture, dtype=np.uint8)
-    return array[..., None] if array.ndim == 2 else array
-
-
-def _stack(decoded: Sequence[np.ndarray]) -> np.ndarray:
-    if not decoded:
-        raise DataError("an image set needs images, none could be read; give data")
-    shapes = Counter(picture.shape for picture in decoded)
-    if len(shapes) > 1:
-        listed = ", ".join(f"{shape}: {count}" for shape, count in _common(shapes))
-        raise DataError(
-            "all images must have one size and one mode (height, width, channels), these are "
-            f"{listed}; resize or convert them"
-        )
-    return np.stack(decoded)
-
-
-def _common(shapes: Counter[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], int]]:
-    yield from shapes.most_common(4)
+    images = Images(pictures.pixels, np.asarray(labels, np.int64)[pictures.kept])
+    return RawImages(images, schema, pictures.unreadable, (*notes, *pictures.notes))

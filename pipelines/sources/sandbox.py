@@ -125,7 +125,8 @@ def _result(folder: Path, source: SourceSpec) -> RawTable | RawImages:
     if not isinstance(schema, ImageSchema):
         raise DataError(f"a {source.kind} source must hold images, it holds none; give others")
     arrays = load_file(folder / _PIXELS)
-    return RawImages(Images(arrays["pixels"], arrays["labels"]), schema, facts["unreadable"])
+    images = Images(arrays["pixels"], arrays["labels"])
+    return RawImages(images, schema, facts["unreadable"], tuple(facts["notes"]))
 
 
 @contextlib.contextmanager
@@ -191,7 +192,11 @@ def _read_into(folder: Path, source: SourceSpec) -> None:
     if isinstance(raw, RawImages):
         pixels = np.ascontiguousarray(raw.images.pixels)
         save_file({"pixels": pixels, "labels": raw.images.labels}, folder / _PIXELS)
-        facts: dict[str, object] = {"schema": raw.schema.to_json(), "unreadable": raw.unreadable}
+        facts: dict[str, object] = {
+            "schema": raw.schema.to_json(),
+            "unreadable": raw.unreadable,
+            "notes": raw.notes,
+        }
     else:
         pq.write_table(raw.table, folder / _TABLE, compression="none")
         facts = {"seen": raw.seen}

@@ -131,7 +131,7 @@ def stream_parquet(path: Path, keep: Reservoir) -> ArrowTable:
     Raises:
         DataError: damaged, truncated, nested columns, duplicate names, decodes to too much.
     """
-    with _whole(path), _opened(path) as file:
+    with whole(path), opened(path) as file:
         names = [name for name in file.schema_arrow.names if not _INDEX_NAME.fullmatch(name)]
         check_names(names)
         schema = pa.schema([file.schema_arrow.field(name) for name in names])
@@ -141,13 +141,6 @@ def stream_parquet(path: Path, keep: Reservoir) -> ArrowTable:
         # Text must be UTF-8, offsets must lie within: checked here, not by who reads it next.
         table.validate(full=True)
         return ArrowTable(table, keep.seen)
-
-
-def has_image_column(path: Path) -> bool:
-    """Whether a Parquet file holds images in the layout of the Hugging Face hub."""
-    with _whole(path), _opened(path) as file:
-        schema = file.schema_arrow
-    return "image" in schema.names and pa.types.is_struct(schema.field("image").type)
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -253,7 +246,8 @@ def _not_utf8(path: Path) -> DataError:
     )
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+def opened(path: Path) -> pq.ParquetFile:
+    """A Parquet file whose pages are verified and whose footer is bounded."""
     return pq.ParquetFile(
         path,
         page_checksum_verification=True,
@@ -263,7 +257,7 @@ def _opened(path: Path) -> pq.ParquetFile:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[None]:
+def whole(path: Path) -> Iterator[None]:
     """Say that the file is damaged whatever the decoder says: it may quote what it found."""
     try:
         yield

@@ -15,7 +15,8 @@ from PIL import Image
 
 from generators.base import DataError, ParameterError
 from pipelines.sources import read_source, source_for_path
-from pipelines.sources.images import MAX_PIXELS, RawImages, read_folder
+from pipelines.sources.images import RawImages, read_folder
+from pipelines.sources.pixels import MAX_PIXELS
 from pipelines.sources.tables import MAX_COLUMNS, RawTable, read_csv, read_parquet
 from pipelines.spec import SourceSpec
 
@@ -144,9 +145,9 @@ def test_bad_image_folders(tmp_path: Path) -> None:
     write(tmp_path / "b.png", b"not a picture")
     with pytest.raises(DataError, match="1 of 2 are"):
         read_folder(tmp_path)
-    (tmp_path / "b.png").unlink()
-    picture(tmp_path / "c.png", size=(9, 9))
-    with pytest.raises(DataError, match="one size and one mode"):
+    picture(tmp_path / "cat" / "c.png")
+    picture(tmp_path / "dog" / "c.png")
+    with pytest.raises(DataError, match="some lie beside them"):
         read_folder(tmp_path)
 
 
