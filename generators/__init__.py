@@ -12,10 +12,12 @@ GENERATORS: Registry[Generator] = Registry(
     "generator",
     {
         "autoregressive": "generators.tabular.autoregressive:Autoregressive",
+        "bayesian-network": "generators.tabular.bayesian_network:BayesianNetwork",
         "ctgan": "generators.tabular.ctgan:CTGAN",
         "diffusion": "generators.image.diffusion:Diffusion",
         "forest": "generators.tabular.forest:Forest",
         "independent": "generators.tabular.independent:Independent",
+        "mixture": "generators.tabular.mixture:Mixture",
         "sdv-copulagan": "generators.tabular.sdv:SdvCopulaGAN",
         "sdv-ctgan": "generators.tabular.sdv:SdvCTGAN",
         "sdv-gaussian-copula": "generators.tabular.sdv:SdvGaussianCopula",

@@ -89,8 +89,10 @@ class QuantileCells:
     step: float | None
 
     @classmethod
-    def of(cls, codec: ColumnCodec, values: np.ndarray) -> Self:
-        """Cells for these finite training values."""
+    def of(
+        cls, codec: ColumnCodec, values: np.ndarray, coarse: int = _COARSE, fine: int = _FINE
+    ) -> Self:
+        """At most ``coarse`` cells of at most ``fine`` for these finite training values."""
         wanted = max(4, min(_COARSE * _FINE * _KNOTS_PER_FINE, len(values) // _ROWS_PER_KNOT))
         quantiles = np.quantile(values, np.linspace(0, 1, wanted + 1))
         knots = np.unique(codec.snap(quantiles))
@@ -101,8 +103,8 @@ class QuantileCells:
             knots = np.append(knots, knots)
         intervals = len(knots) - 1
         rows = np.histogram(values, knots)[0] + _PRIOR_ROWS
-        per_coarse = -(-intervals // min(_COARSE, max(2, intervals // 4)))
-        fine = min(_FINE, per_coarse)
+        per_coarse = -(-intervals // min(coarse, max(2, intervals // 4)))
+        fine = min(fine, per_coarse)
         per_fine = -(-per_coarse // fine)
         cumulative = np.concatenate([[0.0], np.cumsum(rows)])
         return cls(knots, cumulative, per_fine, -(-per_coarse // per_fine), step)
@@ -203,13 +205,15 @@ class TwoLevelTokens:
     subcolumns: tuple[SubColumn, ...]
 
     @classmethod
-    def fit(cls, codec: TableCodec, encoded: EncodedTable) -> Self:
-        """The tokens of this training table."""
+    def fit(
+        cls, codec: TableCodec, encoded: EncodedTable, coarse: int = _COARSE, fine: int = _FINE
+    ) -> Self:
+        """The tokens of this training table; with ``fine`` 1 a column has one sub-column."""
         made: list[QuantileCells | None] = []
         for position, column in enumerate(codec.columns):
             values = encoded.values[:, position]
             values = values[np.isfinite(values)]
-            made.append(QuantileCells.of(column, values) if len(values) else None)
+            made.append(QuantileCells.of(column, values, coarse, fine) if len(values) else None)
         return cls(codec, tuple(made), tuple(_subcolumns(codec, made)))
 
     @property
