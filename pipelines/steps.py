@@ -195,7 +195,10 @@ def comparison(release: Release) -> Comparison:
     real = release.real
     files = candidate_files(candidate(release).folder)
     synthetic = read_published(files, real.schema)
-    return Comparison(synthetic, real.train(), real.holdout(), real.schema, release.spec.seed)
+    spec = release.spec
+    return Comparison(
+        synthetic, real.train(), real.holdout(), real.schema, spec.seed, entity=spec.entity
+    )
 
 
 def measure(data: Comparison, progress: OnProgress | None = None) -> Scorecard:

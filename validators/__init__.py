@@ -11,6 +11,7 @@ VALIDATORS: Registry[Validator] = Registry(
     "validator",
     {
         "bias": "validators.bias:Bias",
+        "calibration": "validators.calibration:Calibration",
         "copies": "validators.privacy.copies:Copies",
         "detection": "validators.detection:Detection",
         "diversity": "validators.diversity:Diversity",

@@ -22,6 +22,7 @@ from generators.schema import MICROSECONDS_PER_DAY, Column, TableSchema, to_numb
 
 from .charts import Bar
 from .comparison import Comparison
+from .statistics import cramers_v
 
 MIN_ROWS = 11
 _BINS = 14
@@ -88,24 +89,6 @@ def associations(comparison: Comparison) -> Associations:
         _matrix(real, encoding.sizes),
         _matrix(synthetic, encoding.sizes),
     )
-
-
-def cramers_v(counts: np.ndarray) -> float:
-    """Bias-corrected Cramér's V of a contingency table.
-
-    Source: Bergsma, "A bias-correction for Cramér's V and Tschuprow's T", J. Korean Stat. Soc. 42
-    (2013), eq. 5 to 7.
-    """
-    table = counts[counts.sum(1) > 0][:, counts.sum(0) > 0].astype(float)
-    n, (rows, columns) = table.sum(), table.shape
-    if min(rows, columns) < 2 or n < 2:
-        return 0.0
-    expected = np.outer(table.sum(1), table.sum(0)) / n
-    phi2 = ((table - expected) ** 2 / expected).sum() / n
-    phi2 = max(0.0, phi2 - (rows - 1) * (columns - 1) / (n - 1))
-    rows_, columns_ = rows - (rows - 1) ** 2 / (n - 1), columns - (columns - 1) ** 2 / (n - 1)
-    least = min(rows_, columns_) - 1
-    return float(math.sqrt(phi2 / least)) if least > 0 else 0.0
 
 
 class Discretion:
@@ -289,5 +272,5 @@ def _matrix(codes: np.ndarray, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
         for j in range(i):
             rows, columns = int(sizes[i]), int(sizes[j])
             joint = np.bincount(codes[:, i] * columns + codes[:, j], minlength=rows * columns)
-            matrix[i, j] = matrix[j, i] = cramers_v(joint.reshape(rows, columns))
+            matrix[i, j] = matrix[j, i] = float(cramers_v(joint.reshape(rows, columns)))
     return matrix

@@ -137,3 +137,10 @@ class Comparison:
     def _encode(self, bins: int) -> TableEncoding:
         train, holdout, synthetic, schema = self.frames()
         return encode(train, holdout, synthetic, schema, bins)
+
+
+def one_each(subjects: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random row of every subject, in random order; rows of one are one piece of evidence."""
+    order = rng.permutation(len(subjects))
+    first = np.unique(subjects[order], return_index=True)[1]
+    return rng.permutation(order[first])

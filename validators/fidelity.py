@@ -3,12 +3,16 @@
 The measure is the total variation distance over cells whose edges come from real data, freed of
 the part that chance alone would show at this n (see ``statistics.tvd_signed_square``). The
 yardstick is the holdout, not the training rows: those would reward copying.
+
+Of each pair the strength of its association is compared too, by sign: an association that the real
+data do not have is invented, one that they have and the synthetic data lack is lost. And the whole
+is told as the share of a real sample that is as far from the holdout as the synthetic table is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import ClassVar, Literal
 
@@ -18,14 +22,29 @@ from scipy import sparse
 from .base import Score, skipped
 from .binning import TableEncoding
 from .comparison import Comparison, Rows
-from .statistics import bonferroni, clopper_pearson, normal_quantile, signed_root
+from .statistics import (
+    clopper_pearson,
+    cramers_v,
+    max_statistic_quantile,
+    normal_quantile,
+    signed_root,
+)
 
-METRICS = (
-    "marginal_tvd_mean",
-    "marginal_tvd_worst",
+PAIR_METRICS = (
     "pair_tvd_mean",
     "pair_tvd_p95",
+    "association_invented",
+    "association_lost",
+    "equivalent_fraction",
 )
+METRICS = ("marginal_tvd_mean", "marginal_tvd_worst", *PAIR_METRICS)
+# Beyond so many rows, blocks of rows are resampled instead of rows: the same spread, at the cost
+# of a count.
+_ROW_NOISE = 20_000
+_BLOCKS = 400
+# Shares of a real sample whose distances the synthetic one is compared with.
+_FRACTIONS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0)
+_FRACTION_PAIRS = 60
 # One-sided 5 % and power 80 %: how many standard errors an effect needs to be found.
 _POWER = 2.487
 
@@ -35,14 +54,14 @@ class Fidelity:
     """Distances of all columns and all pairs of columns to the holdout.
 
     Attributes:
-        rows: at most so many rows of each table enter.
+        rows: at most so many rows of each table enter; all of them are counted.
         draws: resamples for the null and the interval of a column.
         pair_work: resamples of all pairs together; bounds the time of wide tables.
         pairs_shown: so many of the worst pairs get a row of their own.
     """
 
-    rows: int = 20_000
-    draws: int = 100
+    rows: int = 1_000_000
+    draws: int = 200
     pair_work: int = 8_000
     pairs_shown: int = 10
 
@@ -50,7 +69,7 @@ class Fidelity:
     modality: ClassVar[Literal["table", "image"]] = "table"
 
     def __call__(self, comparison: Comparison) -> list[Score]:
-        """``marginal_tvd`` per column, ``pair_tvd`` of the worst pairs, and their summaries."""
+        """``marginal_tvd`` per column, ``pair_tvd`` of the worst pairs, and ``METRICS``."""
         if comparison.equal_size < 2:
             reason = f"needs at least 2 rows in each table, has {comparison.equal_size}"
             return [skipped(metric, "fidelity", reason) for metric in METRICS]
@@ -64,9 +83,11 @@ class Fidelity:
     def _marginals(self, comparison: Comparison, rows: Rows, noise: Noise) -> list[Score]:
         table = comparison.table
         distances = column_distances(table, rows, noise)
-        level = bonferroni(0.95, len(distances))
         worst = max(distances, key=lambda distance: distance.root)
-        adjusted = [distance.interval(level) for distance in distances]
+        # One quantile for the worst column: columns that depend on each other cost less than
+        # Bonferroni's correction would take.
+        quantile = max_statistic_quantile(np.array([d.draws for d in distances]))
+        adjusted = [distance.ends(quantile) for distance in distances]
         summary = Score(
             metric="marginal_tvd_worst",
             dimension="fidelity",
@@ -85,11 +106,15 @@ class Fidelity:
         pairs = list(combinations(range(len(coarse.columns)), 2))
         if not pairs:
             reason = "not applicable: a pair needs two columns, the table has one"
-            return [skipped(m, "fidelity", reason) for m in ("pair_tvd_mean", "pair_tvd_p95")]
+            return [skipped(metric, "fidelity", reason) for metric in PAIR_METRICS]
         noise = noise.first(max(12, self.pair_work // len(pairs)))
-        distances = [
-            _distance(subject, cells, noise) for subject, cells in _pair_cells(coarse, rows, pairs)
+        measured = [
+            _pair_distance(subject, cells, shape, noise)
+            for (subject, cells), shape in zip(
+                _pair_cells(coarse, rows, pairs), _shapes(coarse, pairs), strict=True
+            )
         ]
+        distances = [distance for distance, _ in measured]
         shown = sorted(distances, key=lambda distance: -distance.root)[: self.pairs_shown]
         ends = np.array([distance.interval(0.95) for distance in distances])
         low, high = np.quantile(ends, 0.95, axis=0)
@@ -105,30 +130,89 @@ class Fidelity:
             n=len(rows),
         )
         each = [distance.score("pair_tvd", len(rows)) for distance in shown]
-        return [*each, mean_distance("pair_tvd_mean", distances, len(rows)), summary]
+        return [
+            *each,
+            mean_distance("pair_tvd_mean", distances, len(rows)),
+            summary,
+            *_associations([drift for _, drift in measured], len(rows), self.pairs_shown // 2),
+            self._equivalent(comparison, rows, distances, pairs),
+        ]
+
+    def _equivalent(
+        self,
+        comparison: Comparison,
+        rows: Rows,
+        distances: list[Distance],
+        pairs: list[tuple[int, int]],
+    ) -> Score:
+        """The share f for which f n real rows are as far from the holdout as the synthetic ones.
+
+        The distance is the mean over pairs, not debiased: what a smaller sample has more of is
+        noise. Source: the equivalent subsample of SDNist (NIST, 2023).
+        """
+        rng = comparison.rng(f"{self.name}/equivalent")
+        kept = rng.permutation(len(pairs))[:_FRACTION_PAIRS]
+        curve = np.zeros(len(_FRACTIONS))
+        order = rng.permutation(len(rows))
+        chosen = [pairs[at] for at in kept]
+        for _, cells in _pair_cells(comparison.coarse, rows, chosen):
+            holdout = np.bincount(cells.holdout, minlength=cells.size) / len(rows)
+            for at, fraction in enumerate(_FRACTIONS):
+                size = max(1, round(fraction * len(rows)))
+                parts = [order[:size], order[-size:]]
+                for part in parts:
+                    counts = np.bincount(cells.train[part], minlength=cells.size) / size
+                    gap = 0.5 * float(np.abs(counts - holdout).sum())
+                    curve[at] += gap / len(parts) / len(chosen)
+        raw = float(np.mean([distances[at].raw for at in kept]))
+        spread = float(np.mean([distances[at].draws for at in kept], axis=0).std(ddof=1))
+        half = normal_quantile() * spread
+        value, low, high = (
+            _fraction_of(curve, distance) for distance in (raw, raw + half, max(raw - half, 0.0))
+        )
+        return Score(
+            metric="equivalent_fraction",
+            dimension="fidelity",
+            value=value,
+            low=low,
+            high=high,
+            reference=1.0,
+            n=len(rows),
+            higher_is_better=True,
+        )
 
 
 @dataclass(frozen=True)
 class Noise:
     """Resampling weights that all columns share, so that sums over columns keep their dependence.
 
+    Of many rows, random blocks are weighed and not rows: counts of independent rows vary between
+    blocks as between rows, so the spread is the same, and the cost is one count.
+
     Attributes:
-        split: ±1, float32 (2 n, B): random halves of the real rows, train first.
-        synthetic, holdout: float32 (n, B): how often a bootstrap sample draws each row.
+        split: ±1, float32 (2 G, B): random halves of the real blocks, train first.
+        synthetic, holdout: float32 (G, B): how often a bootstrap sample draws each block.
+        block: int32 (n,): the block of each row of a table; G = n blocks of one row are rows.
     """
 
     split: np.ndarray
     synthetic: np.ndarray
     holdout: np.ndarray
+    block: np.ndarray
 
     @classmethod
     def draw(cls, n: int, draws: int, rng: np.random.Generator) -> Noise:
         """Weights for n rows of each table."""
-        halves = np.tile(np.repeat(np.array([1, -1], dtype=np.float32), n), (draws, 1))
+        block = np.arange(n, dtype=np.int32)
+        if n > _ROW_NOISE:
+            block = rng.permutation(block % _BLOCKS)
+        count = min(n, _BLOCKS) if n > _ROW_NOISE else n
+        halves = np.tile(np.repeat(np.array([1, -1], dtype=np.float32), count), (draws, 1))
         return cls(
             np.ascontiguousarray(rng.permuted(halves, axis=1).T),
-            _bootstrap_weights(n, draws, rng),
-            _bootstrap_weights(n, draws, rng),
+            _bootstrap_weights(count, draws, rng),
+            _bootstrap_weights(count, draws, rng),
+            block,
         )
 
     def first(self, draws: int) -> Noise:
@@ -137,7 +221,19 @@ class Noise:
             np.ascontiguousarray(self.split[:, :draws]),
             np.ascontiguousarray(self.synthetic[:, :draws]),
             np.ascontiguousarray(self.holdout[:, :draws]),
+            self.block,
         )
+
+    def counts(self, cells: np.ndarray, size: int) -> sparse.csr_array | np.ndarray:
+        """How many rows of each block lie in each cell, (size, G); ``@`` weights gives counts."""
+        blocks = int(self.block.max(initial=-1)) + 1
+        if blocks == len(cells):
+            ones = np.ones(len(cells), dtype=np.float32)
+            at = np.arange(len(cells) + 1)
+            return sparse.csr_array((ones, cells, at), shape=(len(cells), size)).T
+        joint = np.bincount(cells * np.int64(blocks) + self.block, minlength=size * blocks)
+        counts: np.ndarray = joint.reshape(size, blocks).astype(np.float32)
+        return counts
 
 
 @dataclass(frozen=True)
@@ -158,7 +254,8 @@ class Distance:
         raw: total variation distance of synthetic and holdout.
         null: its expectation between two real samples of this size.
         error: its standard error.
-        replicates: signed roots of bootstrap draws, shape (B,).
+        draws: distances of bootstrap samples, shape (B,): of use is their spread, for they have
+            the noise twice.
         reference: debiased distance of train and holdout, signed as ``root`` is.
         n: rows of each table.
     """
@@ -167,7 +264,7 @@ class Distance:
     raw: float
     null: float
     error: float
-    replicates: np.ndarray
+    draws: np.ndarray
     reference: float
     n: int
 
@@ -181,12 +278,22 @@ class Distance:
         """The distance that a 5 % test finds with probability 80 %."""
         return min(1.0, self._debias(self.null + _POWER * self.error))
 
+    @property
+    def replicates(self) -> np.ndarray:
+        """Signed roots of bootstrap draws around the distance, shape (B,)."""
+        shifted = np.maximum(0.0, self.raw + self.draws - self.draws.mean())
+        return signed_root(shifted**2 - self.null**2)
+
     def interval(self, level: float) -> tuple[float, float]:
         """Ends of the interval of the debiased distance, within 0 and 1."""
-        half = normal_quantile(level) * self.error
+        return self.ends(normal_quantile(level))
+
+    def ends(self, quantile: float) -> tuple[float, float]:
+        """The same, so many standard errors wide on either side."""
+        half = quantile * self.error
         low, high = self._debias(max(0.0, self.raw - half)), self._debias(self.raw + half)
         # A bootstrap of identical rows has no spread; n equal rows prove no more than a count.
-        certain = clopper_pearson(0, self.n, level).high
+        certain = clopper_pearson(0, self.n).high
         low, high = min(low, 1 - certain), max(high, certain)
         return max(0.0, low), min(1.0, max(high, self.root))
 
@@ -210,31 +317,76 @@ class Distance:
         return float(signed_root(raw**2 - self.null**2))
 
 
+@dataclass(frozen=True)
+class Drift:
+    """How much stronger an association is in the synthetic than in the holdout rows.
+
+    Attributes:
+        value: difference of the bias-corrected Cramér's V.
+        reference: the same of train and holdout.
+        draws: of bootstrap samples, shape (B,); of use is their spread.
+    """
+
+    subject: str
+    value: float
+    reference: float
+    draws: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Standard error; never zero, since n equal rows prove little."""
+        return max(float(self.draws.std(ddof=1)), 1e-3)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Counts (size, B) of the bootstrap samples of one column or pair."""
+
+    synthetic: np.ndarray
+    holdout: np.ndarray
+
+
 def _distance(subject: str, cells: _Cells, noise: Noise) -> Distance:
-    n = len(cells.synthetic)
+    return _measured(subject, cells, noise)[0]
+
+
+def _pair_distance(
+    subject: str, cells: _Cells, shape: tuple[int, int], noise: Noise
+) -> tuple[Distance, Drift]:
+    """The distance of a pair with joint cells of this shape, and the drift of its association."""
+    distance, drawn = _measured(subject, cells, noise)
     train, holdout, synthetic = (
-        np.bincount(codes, minlength=cells.size)
+        cramers_v(np.bincount(codes, minlength=cells.size).reshape(shape))
         for codes in (cells.train, cells.holdout, cells.synthetic)
     )
-    raw = 0.5 * float(np.abs(synthetic - holdout).sum()) / n
-    pool = np.concatenate([cells.train, cells.holdout])
-    null = 0.5 * np.abs(_weighted_counts(pool, cells.size, noise.split)).sum(axis=0) / n
-    drawn = _weighted_counts(cells.synthetic, cells.size, noise.synthetic)
-    drawn -= _weighted_counts(cells.holdout, cells.size, noise.holdout)
-    bootstrap = 0.5 * np.abs(drawn).sum(axis=0) / n
-    expected = float(null.mean())
-    # The bootstrap adds the noise a second time: its spread is used, its level is not.
-    shifted = np.maximum(0.0, raw + bootstrap - bootstrap.mean())
-    real = (0.5 * float(np.abs(train - holdout).sum()) / n) ** 2
-    return Distance(
+    draws = cramers_v(drawn.synthetic.reshape(*shape, -1))
+    draws = draws - cramers_v(drawn.holdout.reshape(*shape, -1))
+    real = float(train - holdout)
+    return distance, Drift(subject, float(synthetic - holdout), real, draws)
+
+
+def _measured(subject: str, cells: _Cells, noise: Noise) -> tuple[Distance, _Drawn]:
+    n = len(cells.synthetic)
+    train, holdout, synthetic = (
+        noise.counts(codes, cells.size) for codes in (cells.train, cells.holdout, cells.synthetic)
+    )
+    real, other, made = (counts.sum(axis=1) for counts in (train, holdout, synthetic))
+    half = len(noise.split) // 2
+    split = train @ noise.split[:half] + holdout @ noise.split[half:]
+    expected = float((0.5 * np.abs(split).sum(axis=0) / n).mean())
+    drawn = _Drawn(synthetic @ noise.synthetic, holdout @ noise.holdout)
+    bootstrap = 0.5 * np.abs(drawn.synthetic - drawn.holdout).sum(axis=0) / n
+    between = (0.5 * float(np.abs(real - other).sum()) / n) ** 2
+    distance = Distance(
         subject=subject,
-        raw=raw,
+        raw=0.5 * float(np.abs(made - other).sum()) / n,
         null=expected,
         error=float(bootstrap.std(ddof=1)),
-        replicates=signed_root(shifted**2 - expected**2),
-        reference=float(signed_root(real - expected**2)),
+        draws=bootstrap,
+        reference=float(signed_root(between - expected**2)),
         n=n,
     )
+    return distance, drawn
 
 
 def column_distances(table: TableEncoding, rows: Rows, noise: Noise) -> list[Distance]:
@@ -243,6 +395,23 @@ def column_distances(table: TableEncoding, rows: Rows, noise: Noise) -> list[Dis
         _distance(column.name, _column_cells(table, rows, position), noise)
         for position, column in enumerate(table.columns)
     ]
+
+
+def real_distances(
+    table: TableEncoding, train: np.ndarray, holdout: np.ndarray, noise: Noise
+) -> list[tuple[float, np.ndarray]]:
+    """Of every column the distance of these train and holdout rows, and of random splits of them.
+
+    Equally many rows of both; the distances of the splits have shape (B,).
+    """
+    half, found = len(noise.split) // 2, []
+    for position, size in enumerate(table.sizes):
+        one = noise.counts(table.train.codes[train, position], int(size))
+        other = noise.counts(table.holdout.codes[holdout, position], int(size))
+        raw = 0.5 * float(np.abs(one.sum(axis=1) - other.sum(axis=1)).sum()) / len(train)
+        split = one @ noise.split[:half] + other @ noise.split[half:]
+        found.append((raw, 0.5 * np.abs(split).sum(axis=0) / len(train)))
+    return found
 
 
 def mean_distance(metric: str, distances: list[Distance], n: int, level: float = 0.95) -> Score:
@@ -263,12 +432,52 @@ def mean_distance(metric: str, distances: list[Distance], n: int, level: float =
     )
 
 
-def _weighted_counts(codes: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray:
-    """Sums of the weights (n, B) of the rows in each cell, shape (size, B)."""
-    ones = np.ones(len(codes), dtype=np.float32)
-    rows = sparse.csr_array((ones, codes, np.arange(len(codes) + 1)), shape=(len(codes), size))
-    counts: np.ndarray = rows.T @ weights
-    return counts
+def _associations(drifts: list[Drift], n: int, shown: int) -> list[Score]:
+    """The pairs whose association drifts most, and the worst of each sign.
+
+    One quantile of the largest deviation serves all pairs, see ``max_statistic_quantile``.
+    """
+    quantile = max_statistic_quantile(np.array([drift.draws for drift in drifts]))
+    scores = []
+    for drift in sorted(drifts, key=lambda one: -abs(one.value))[:shown]:
+        half = normal_quantile() * drift.error
+        scores.append(_drift_score("association_drift", drift, half, drift.subject, n))
+    for metric, sign in (("association_invented", 1.0), ("association_lost", -1.0)):
+        values = np.array([sign * drift.value for drift in drifts])
+        halves = quantile * np.array([drift.error for drift in drifts])
+        worst = drifts[int(values.argmax())]
+        scores.append(
+            replace(
+                _drift_score(metric, worst, quantile * worst.error, "all", n),
+                value=float(values.max()),
+                low=float((values - halves).max()),
+                high=float((values + halves).max()),
+                reference=max(sign * drift.reference for drift in drifts),
+            )
+        )
+    return scores
+
+
+def _drift_score(metric: str, drift: Drift, half: float, subject: str, n: int) -> Score:
+    return Score(
+        metric=metric,
+        dimension="fidelity",
+        subject=subject,
+        value=drift.value,
+        low=drift.value - half,
+        high=drift.value + half,
+        reference=drift.reference,
+        unit="cramers v",
+        n=n,
+        minimum_detectable=_POWER * drift.error,
+    )
+
+
+def _fraction_of(curve: np.ndarray, distance: float) -> float:
+    """Where the falling curve over ``_FRACTIONS`` has this distance; cut at both its ends."""
+    falling = np.minimum.accumulate(curve)
+    logs = np.interp(distance, falling[::-1], np.log(_FRACTIONS)[::-1])
+    return float(np.exp(logs))
 
 
 def _bootstrap_weights(n: int, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -287,9 +496,14 @@ def _column_cells(table: TableEncoding, rows: Rows, position: int) -> _Cells:
     )
 
 
+def _shapes(table: TableEncoding, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [(int(table.sizes[a]), int(table.sizes[b])) for a, b in pairs]
+
+
 def _pair_cells(
     table: TableEncoding, rows: Rows, pairs: list[tuple[int, int]]
 ) -> Iterator[tuple[str, _Cells]]:
+    """The joint cells of each pair; first-column cells are the slow index."""
     columns = [_column_cells(table, rows, j) for j in range(len(table.columns))]
     for first, second in pairs:
         a, b = columns[first], columns[second]

@@ -282,6 +282,54 @@ def signed_root(squares: np.ndarray | float) -> np.ndarray:
     return roots
 
 
+def max_statistic_quantile(draws: np.ndarray, level: float = 0.95) -> float:
+    """How many standard errors wide intervals must be to hold all together with ``level``.
+
+    The largest deviation over the statistics, each in its own standard errors, is computed in
+    every resample; its quantile keeps the dependence that Bonferroni's correction gives away.
+
+    Args:
+        draws: resampled statistics, shape (statistics, B); constant ones cannot deviate.
+        level: that all intervals hold.
+
+    Source: P. H. Westfall, S. S. Young (1993), Resampling-Based Multiple Testing, section 2.3.
+    """
+    _check_level(level)
+    centred = draws - draws.mean(axis=1, keepdims=True)
+    errors = draws.std(axis=1, ddof=1)
+    moving = errors > 0
+    if not moving.any():
+        return normal_quantile(level)
+    largest = np.abs(centred[moving] / errors[moving, None]).max(axis=0)
+    return float(np.quantile(largest, level))
+
+
+def cramers_v(counts: np.ndarray) -> np.ndarray:
+    """Bias-corrected Cramér's V of contingency tables.
+
+    Args:
+        counts: shape (rows, columns), or (rows, columns, tables); empty rows and columns count
+            for nothing.
+
+    Returns:
+        one number a table, 0 where a side has a single level.
+
+    Source: W. Bergsma (2013), Journal of the Korean Statistical Society 42, 323-328, eq. 5 to 7.
+    """
+    table = np.asarray(counts, dtype=np.float64)
+    over_rows, over_columns = table.sum(axis=0), table.sum(axis=1)
+    n = over_rows.sum(axis=0)
+    expected = over_columns[:, None] * over_rows[None]
+    terms = np.divide(table**2, expected, out=np.zeros_like(table), where=expected > 0)
+    rows, columns = ((side > 0).sum(axis=0) for side in (over_columns, over_rows))
+    free = np.maximum(n - 1, 1)
+    phi = np.maximum(0.0, terms.sum(axis=(0, 1)) - 1 - (rows - 1) * (columns - 1) / free)
+    least = np.minimum(rows - (rows - 1) ** 2 / free, columns - (columns - 1) ** 2 / free) - 1
+    usable = (np.minimum(rows, columns) > 1) & (least > 0) & (n > 1)
+    values: np.ndarray = np.sqrt(np.divide(phi, least, out=np.zeros_like(phi), where=usable))
+    return values
+
+
 def bootstrap_interval(
     values: np.ndarray,
     statistic: Callable[[np.ndarray], float],

@@ -9,7 +9,7 @@ from generators.base import SchemaError
 from generators.schema import TableSchema
 from validators.binning import encode
 from validators.comparison import Comparison
-from validators.fidelity import Fidelity
+from validators.fidelity import _BLOCKS, Fidelity, Noise, column_distances
 
 
 def test_fresh_real_rows_show_no_excess(people):
@@ -18,7 +18,7 @@ def test_fresh_real_rows_show_no_excess(people):
     columns = 0
     for seed in range(12):
         scores = Fidelity(draws=60)(people(800, seed))
-        for score in scores:
+        for score in (score for score in scores if not score.metric.startswith("association")):
             assert 0 <= score.low <= score.value <= score.high <= 1
             if score.metric in alarms:
                 alarms[score.metric] += score.low > 0
@@ -177,3 +177,76 @@ def test_a_missing_column_is_refused(people):
     )
     with pytest.raises(SchemaError, match="age"):
         Fidelity()(lacking)
+
+
+def with_schema(train, holdout, synthetic):
+    schema = TableSchema.infer(pd.concat([train, holdout], ignore_index=True))
+    return Comparison(synthetic, train, holdout, schema)
+
+
+def related(n, seed, strength):
+    """Two columns of four levels; with probability ``strength`` the second repeats the first."""
+    rng = np.random.default_rng(seed)
+    first, other = rng.integers(0, 4, n), rng.integers(0, 4, n)
+    second = np.where(rng.random(n) < strength, first, other)
+    return pd.DataFrame({"a": first, "b": second, "c": rng.integers(0, 4, n)}).astype(str)
+
+
+@pytest.mark.parametrize(("real", "made"), [(0.0, 0.5), (0.5, 0.0)])
+def test_invented_and_lost_associations_are_told_apart(number, real, made):
+    """For four equal levels that are copied with probability p, Cramér's V is p."""
+    comparison = with_schema(related(4000, 0, real), related(4000, 1, real), related(4000, 2, made))
+    scores = Fidelity()(comparison)
+    names = ["association_invented", "association_lost"]
+    found, other = (number(scores, name) for name in (names if made > real else names[::-1]))
+    assert found.value == pytest.approx(0.5, abs=0.08)
+    assert 0.35 < found.low < found.value
+    assert other.low <= 0 <= other.value < 0.08
+    worst = next(score for score in scores if score.metric == "association_drift")
+    assert worst.subject == "a × b"
+    assert worst.value == pytest.approx(made - real, abs=0.08)
+
+
+def test_equal_associations_are_rarely_accused(people):
+    """The low end of the worst pair lies above 0 in about one of forty samples, each sign."""
+    alarms = 0
+    for seed in range(12):
+        scores = Fidelity(draws=60)(people(600, seed))
+        alarms += sum(
+            s.low > 0.02
+            for s in scores
+            if s.metric.startswith("association_") and s.subject == "all"
+        )
+    assert alarms <= 3
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.25])
+def test_the_equivalent_fraction_of_repeated_rows_is_their_share(people, number, fraction):
+    """n rows that are f n fresh ones, each repeated, tell as much as f n rows do."""
+    comparison = people(2000)
+    few = comparison.synthetic.iloc[: int(fraction * 2000)]
+    repeated = pd.concat([few] * round(1 / fraction), ignore_index=True)
+    scores = Fidelity()(
+        Comparison(repeated, comparison.train, comparison.holdout, comparison.schema)
+    )
+    found = number(scores, "equivalent_fraction")
+    assert fraction / 1.5 < found.value < fraction * 1.5
+    fresh = number(Fidelity()(comparison), "equivalent_fraction")
+    assert fresh.high > 0.9
+    assert fresh.value > 0.6
+
+
+def test_blocks_of_rows_have_the_spread_of_rows(people, monkeypatch):
+    """Counting once and resampling blocks gives the null and the errors that rows give."""
+    comparison = people(4000)
+    rows = comparison.equal_rows("blocks")
+    found = []
+    for limit in (10_000, 1_000):
+        monkeypatch.setattr("validators.fidelity._ROW_NOISE", limit)
+        noise = Noise.draw(len(rows), 300, np.random.default_rng(0))
+        assert noise.split.shape[0] == 2 * (len(rows) if limit > 4000 else _BLOCKS)
+        found.append(column_distances(comparison.table, rows, noise))
+    for by_row, by_block in zip(*found, strict=True):
+        assert by_row.raw == by_block.raw
+        assert by_row.null == pytest.approx(by_block.null, rel=0.12)
+        assert by_row.error == pytest.approx(by_block.error, rel=0.25)

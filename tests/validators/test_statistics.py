@@ -195,3 +195,29 @@ def test_bad_arguments_are_refused():
     ):
         with pytest.raises(ParameterError):
             call()
+
+
+def test_cramers_v_agrees_with_its_definition_and_takes_many_tables_at_once():
+    rng = np.random.default_rng(5)
+    tables = rng.integers(0, 30, (4, 3, 6))
+    tables[1, :, 2] = 0  # an empty row counts for nothing
+    found = ours.cramers_v(tables)
+    for at in range(6):
+        table = tables[:, :, at][tables[:, :, at].sum(axis=1) > 0]
+        n, (r, c) = table.sum(), table.shape
+        chi2 = stats.chi2_contingency(table, correction=False).statistic
+        phi = max(0.0, chi2 / n - (r - 1) * (c - 1) / (n - 1))
+        least = min(r - (r - 1) ** 2 / (n - 1), c - (c - 1) ** 2 / (n - 1)) - 1
+        assert found[at] == pytest.approx(np.sqrt(phi / least), abs=1e-12)
+        assert ours.cramers_v(tables[:, :, at]) == pytest.approx(found[at], abs=1e-12)
+
+
+def test_max_statistic_of_independent_and_of_equal_statistics():
+    """k independent normals need the quantile of their maximum; k equal ones that of one."""
+    rng = np.random.default_rng(6)
+    draws = rng.normal(size=(20, 20_000))
+    closed_form = stats.norm.ppf((1 + 0.95 ** (1 / 20)) / 2)
+    assert ours.max_statistic_quantile(draws) == pytest.approx(closed_form, abs=0.06)
+    equal = np.repeat(draws[:1] * 7 + 3, 20, axis=0)
+    assert ours.max_statistic_quantile(equal) == pytest.approx(1.96, abs=0.04)
+    assert ours.max_statistic_quantile(np.ones((3, 10))) == pytest.approx(1.96, abs=0.01)

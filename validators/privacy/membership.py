@@ -22,7 +22,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from validators.base import Score, skipped
 from validators.bias import Bias
 from validators.binning import TableView
-from validators.comparison import Comparison
+from validators.comparison import Comparison, one_each
 from validators.statistics import (
     Estimate,
     auc_with_interval,
@@ -175,13 +175,13 @@ class Membership:
     ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Rows of reference, members and non-members, twice; no subject is twice in a role."""
         train, holdout, _, _ = comparison.frames()
-        learned = _one_each(comparison.subjects(train), rng)[:limit]
+        learned = one_each(comparison.subjects(train), rng)[:limit]
         subjects = comparison.subjects(holdout)
         side = (rng.permutation(int(subjects.max(initial=-1)) + 1) % 2)[subjects]
         roles = []
         for role in (0, 1):
             known, unknown = np.flatnonzero(side == role), np.flatnonzero(side != role)
-            others = unknown[_one_each(subjects[unknown], rng)][: limit // 2]
+            others = unknown[one_each(subjects[unknown], rng)][: limit // 2]
             roles.append((known, learned[role::2], others))
         return roles
 
@@ -375,13 +375,6 @@ def _folds(attacks: Attacks, count: int, rng: np.random.Generator) -> list[Attac
     members = rng.permutation(attacks.members.shape[1])
     others = rng.permutation(attacks.others.shape[1])
     return [attacks.take(members[fold::count], others[fold::count]) for fold in range(count)]
-
-
-def _one_each(subjects: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random row of every subject, in random order; rows of one are one piece of evidence."""
-    order = rng.permutation(len(subjects))
-    first = np.unique(subjects[order], return_index=True)[1]
-    return rng.permutation(order[first])
 
 
 def _density_ratio(
