@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -155,6 +156,8 @@ def run(source: str, home: Path, as_json: bool, **given: Any) -> int:  # noqa: A
     with terminal.progress() as progress:
         result = steps.run(spec, place, progress, real=real)
     terminal.show_result(result)
+    if result.published is not None:
+        _renew_catalogue(place)
     return 0 if result.published is not None else EXIT_QUARANTINED
 
 
@@ -296,7 +299,9 @@ def retire(version: str, reason: str, home: Path, as_json: bool) -> int:
     """Withdraw a published version; its number and its log entry stay."""
     from .publication.retire import retire as retire_version
 
-    stone = retire_version(Home(home.absolute()).lake, version, reason)
+    place = Home(home.absolute())
+    stone = retire_version(place.lake, version, reason)
+    _renew_catalogue(place)
     facts = {"retired": version, "reason": stone.reason, "at": stone.at}
     Terminal(as_json).show_facts(facts)
     return 0
@@ -309,7 +314,10 @@ def gc(dry_run: bool, home: Path, as_json: bool) -> int:
     """Remove the files of retired versions and what crashes left behind."""
     from .publication.retire import collect
 
-    found = collect(Home(home.absolute()).lake, dry_run=dry_run)
+    place = Home(home.absolute())
+    found = collect(place.lake, dry_run=dry_run)
+    if found and not dry_run:
+        _renew_catalogue(place)
     total = sum(item.bytes for item in found)
     Terminal(as_json).show_facts(
         {"dry_run": dry_run, "bytes": total, "removed": [item.name for item in found]}
@@ -393,6 +401,17 @@ def ui(port: int, home: Path) -> int:
     click.echo(f"Dagster at http://127.0.0.1:{port} (DAGSTER_HOME={dagster_home})")
     command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
     return subprocess.run(command, env=environment, cwd=PROJECT, check=False).returncode
+
+
+def _renew_catalogue(place: Home) -> None:
+    """Let the lake's pages show what has just changed.
+
+    They can be made again at any time: that they cannot be written now undoes nothing.
+    """
+    from .publication.catalogue import write_catalogue
+
+    with suppress(OSError, LikenessError):
+        write_catalogue(place.lake)
 
 
 def _home() -> Home:

@@ -52,14 +52,15 @@ def template(name: str) -> jinja2.Template:
 
 
 def strip(manifest: Manifest) -> list[dict[str, Any]]:
-    """The verdict in one line: for each dimension, gates passed, warnings and gates in all."""
+    """The verdict in one line: for each dimension, gates that hold, do not, are open, and all."""
     verdict = manifest.verdict
     return [
         {
             "dimension": dimension,
-            "passed": sum(gate.status == "passed" for gate in verdict.of(dimension)),
-            "warned": sum(gate.status == "failed" for gate in verdict.of(dimension)),
-            "total": sum(gate.status != "not applicable" for gate in verdict.of(dimension)),
+            "passed": sum(gate.holds for gate in verdict.of(dimension)),
+            "warned": sum(gate.applies and not gate.holds for gate in verdict.of(dimension)),
+            "open": sum(gate.open for gate in verdict.of(dimension)),
+            "total": sum(gate.applies for gate in verdict.of(dimension)),
             "gates": verdict.of(dimension),
         }
         for dimension in verdict.dimensions

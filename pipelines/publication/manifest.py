@@ -51,10 +51,12 @@ class Gate(_Record):
         gate: its name in the contract.
         dimension: structure, fidelity, utility, diversity, privacy or bias.
         severity: a failed ``critical`` gate stops a release, a failed ``warning`` is shown.
-        status: ``passed``, ``failed`` or ``not applicable``.
+        status: ``passed``, ``failed``, ``inconclusive`` or ``not applicable``.
         value, low, high: the estimate and its 95 % interval; None where there is no number.
         reference: the same measure between real and real data.
         bound: the requirement in words.
+        proof: whether it holds only when proven good; else it fails only when proven bad.
+        waiver: why the owner of the data lets its failure be shown instead of stopping the release.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -72,6 +74,23 @@ class Gate(_Record):
     bound: str = ""
     why: str = ""
     reason: str = ""
+    proof: bool = False
+    waiver: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds: an open question does where no proof is asked for."""
+        return self.status == "passed" or (self.open and not self.proof)
+
+    @property
+    def open(self) -> bool:
+        """Whether the rows are too few to tell."""
+        return self.status == "inconclusive"
+
+    @property
+    def applies(self) -> bool:
+        """Whether anything is asked."""
+        return self.status != "not applicable"
 
 
 class VerdictSummary(_Record):

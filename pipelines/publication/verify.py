@@ -135,7 +135,8 @@ def verdict_problem(data: bytes, digest: str) -> str | None:
         return "the verdict cannot be read"
     if not verdict.passed:
         return "the verdict does not say passed"
-    if any(gate.status == "failed" and gate.severity == "critical" for gate in verdict.gates):
+    asked = [gate for gate in verdict.gates if gate.applies and gate.severity == "critical"]
+    if not all(gate.holds for gate in asked):
         return "a critical gate of the verdict failed"
     return None if verdict.candidate_digest == digest else "the verdict is about other content"
 

@@ -41,7 +41,7 @@ class Page(HTMLParser):
             self.cards.append(values["data-find"] or "")
 
 
-def test_the_page_shows_each_dataset_and_its_links_exist(make_release, images, tmp_path):
+def test_the_pages_show_each_dataset_and_their_links_exist(make_release, images, tmp_path):
     lake = tmp_path / "lake"
     publish(lake, make_release())
     publish(lake, make_release(key="key-2", facts={"title": "People", "license": "MIT"}))
@@ -54,17 +54,21 @@ def test_the_page_shows_each_dataset_and_its_links_exist(make_release, images, t
     page = Page(text)
     assert [card.split()[0] for card in page.cards] == ["digits", "people"]
     assert "insured" in page.cards[1], "columns can be searched"
-    for link in page.links:
-        assert (lake / link).is_file(), link
     assert len(page.sources) == 1
     assert page.sources[0].startswith("data:image/png;base64,")
-    for part in ("people@2", "2 versions", "200", "0.0312", "likeness verify people@2", "MIT"):
+    for part in ("people@2", "3 versions", "200", "MIT"):
         assert part in text
-    assert not re.search(r"(?:https?:)?//[a-z]", text.split("</style>")[1]), (
-        "nothing from elsewhere"
-    )
-    assert "link" not in page.tags
-    assert "iframe" not in page.tags
+    told = (lake / "people/index.html").read_text()
+    for part in ("people@2", "0.031", "likeness verify people@2", "MIT", "read_parquet"):
+        assert part in told
+    for file in (path, lake / "people/index.html", lake / "digits/index.html"):
+        text, page = file.read_text(), Page(file.read_text())
+        for link in page.links:
+            assert (file.parent / link).is_file(), link
+        outside = re.sub(r'<style>.*?</style>|(?:xmlns|src)="[^"]*"', "", text, flags=re.S)
+        assert not re.search(r"(?:https?:)?//[a-z]", outside), "nothing from elsewhere"
+        assert "link" not in page.tags
+        assert "iframe" not in page.tags
 
 
 def test_the_same_is_there_for_machines(make_release, tmp_path):
@@ -98,18 +102,21 @@ def test_the_machines_part_is_dcat_as_rdf_reads_it(make_release, tmp_path):
     assert str(digest) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_text_of_others_is_text(make_release, tmp_path):
+def test_text_of_others_is_text(make_release, frame, tmp_path):
     facts = {"title": '<img src="x">', "description": "<script>alert(1)</script>"}
-    publish(tmp_path / "lake", make_release(facts=facts))
-    page = Page(Path(write_catalogue(tmp_path / "lake")).read_text())
-    assert "img" not in page.tags
-    assert page.tags.count("script") == 1
+    frame = frame.assign(town='<img src="y">')
+    publish(tmp_path / "lake", make_release(frame, facts=facts))
+    first = Path(write_catalogue(tmp_path / "lake"))
+    for file in (first, tmp_path / "lake/people/index.html"):
+        page = Page(file.read_text())
+        assert "img" not in page.tags
+        assert page.tags.count("script") == 1
 
 
 def test_a_damaged_dataset_hides_no_other(make_release, tmp_path):
     lake = tmp_path / "lake"
     publish(lake, make_release())
-    for name in ("cut", "changed", "gone"):
+    for name in ("cut", "changed", "gone", "torn"):
         publish(lake, make_release(dataset=name))
     (lake / "cut/_log/00000001.json").unlink()
     (lake / "cut/_log/00000001.json").write_text("{}")
@@ -117,9 +124,13 @@ def test_a_damaged_dataset_hides_no_other(make_release, tmp_path):
     (snapshot / "manifest.json").chmod(0o644)
     (snapshot / "manifest.json").write_text("{}")
     (next((lake / "gone/snapshots").iterdir()) / "manifest.json").unlink()
+    data = next((lake / "torn/snapshots").iterdir()) / "data/train-00000-of-00001.parquet"
+    data.chmod(0o644)
+    data.write_bytes(data.read_bytes()[:-9])
     text = Path(write_catalogue(lake)).read_text()
-    for name in ("cut", "changed", "gone"):
+    for name in ("cut", "changed", "gone", "torn"):
         assert f"likeness verify {name}”" in text
+        assert "Damaged" in (lake / name / "index.html").read_text()
     assert "people@1" in text
 
 
