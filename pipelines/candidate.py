@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,19 +15,38 @@ from .publication.parquet import read_parquet, to_arrow, write_parquet
 # Files of 128-512 MB read well everywhere.
 ROWS_PER_FILE = 2_000_000
 IMAGES_PER_FILE = 100_000
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
 
 
-def write_candidate(folder: Path, data: Data, schema: Schema, dataset: str) -> str:
-    """Write ``data`` as ``data/train-*.parquet`` below ``folder``; gives its content digest."""
+def write_candidate(
+    folder: Path,
+    data: Data,
+    schema: Schema,
+    dataset: str,
+    splits: Mapping[str, int] | None = None,
+) -> str:
+    """Write ``data`` as ``data/<split>-*.parquet`` below ``folder``; gives its content digest.
+
+    Args:
+        folder: of the candidate.
+        data: the rows or images, in the order in which they are published.
+        schema: of what is published.
+        dataset: its name in the lake.
+        splits: rows by name, in the order of their names; all rows are ``train`` without it.
+    """
     table = to_arrow(data, schema)
     digest = content_digest(table)
     per_file = IMAGES_PER_FILE if isinstance(schema, ImageSchema) else ROWS_PER_FILE
-    count = max(1, -(-len(table) // per_file))
     footer = {"dataset": dataset, "synthetic": "true", "content_digest": digest}
     (folder / "data").mkdir(parents=True)
-    for number in range(count):
-        path = folder / "data" / f"train-{number:05d}-of-{count:05d}.parquet"
-        write_parquet(table.slice(number * per_file, per_file), path, footer)
+    start = 0
+    for split, rows in (splits or {"train": len(table)}).items():
+        part = table.slice(start, rows)
+        start += rows
+        count = max(1, -(-rows // per_file))
+        for number in range(count):
+            path = folder / "data" / f"{split}-{number:05d}-of-{count:05d}.parquet"
+            write_parquet(part.slice(number * per_file, per_file), path, footer)
     return digest
 
 
@@ -40,3 +59,29 @@ def read_rows(files: Sequence[Path]) -> pa.Table:
     """The rows of some data files as one Arrow table."""
     tables = [read_parquet(file).replace_schema_metadata(None) for file in files]
     return pa.concat_tables(tables)
+
+
+def write_csv(folder: Path, *, safe: bool) -> None:
+    """The data files of a candidate as ``export/<split>.csv``, UTF-8 with a header.
+
+    Args:
+        folder: of the candidate.
+        safe: texts that a spreadsheet would run as a formula get a ``'`` before them, as OWASP
+            advises against CSV injection; numbers stay as they are.
+    """
+    (folder / "export").mkdir()
+    for file in candidate_files(folder):
+        split = file.name.split("-")[0]
+        target = folder / "export" / f"{split}.csv"
+        frame = read_rows([file]).to_pandas(timestamp_as_object=False)
+        if safe:
+            texts = [name for name in frame.columns if frame[name].dtype == object]
+            frame = frame.assign(**{name: frame[name].map(_harmless) for name in texts})
+            frame.columns = [str(_harmless(name)) for name in frame.columns]
+        frame.to_csv(target, index=False, mode="a", header=not target.exists())
+
+
+def _harmless(cell: object) -> object:
+    if isinstance(cell, str) and cell.startswith(_FORMULA):
+        return f"'{cell}"
+    return cell

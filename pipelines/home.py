@@ -1,4 +1,4 @@
-"""Where things lie at run time: the lake that is shared, and the vault that never is."""
+"""Where things lie at run time: the lake that is shared, the vault that never is, the inbox."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ class Home:
     def vault(self) -> Path:
         """Real data, holdouts, models, quarantine, tracebacks; owner only."""
         return self._made(self.root / "vault", 0o700)
+
+    @property
+    def requests(self) -> Path:
+        """The inbox: what was asked and what came of it; owner only."""
+        return self._made(self.root / "requests", 0o700)
 
     def dataset_vault(self, dataset: str) -> Path:
         """The vault folder of one dataset."""

@@ -72,8 +72,8 @@ def split_and_protect(raw: RawTable | RawImages, spec: DatasetSpec) -> Split:
     return Split(train, holdout, schema, facts, protection, sensitive)
 
 
-def store(split: Split, spec: DatasetSpec, home: Home) -> RealData:
-    """Put ``split`` into the vault, addressed by its digest."""
+def store(split: Split, spec: DatasetSpec, home: Home, *, remember: bool = True) -> RealData:
+    """Put ``split`` into the vault, addressed by its digest; the newest one is remembered."""
     digest = _digest(split)
     folder = home.dataset_vault(spec.name) / "real" / digest[:16]
     if not folder.is_dir():
@@ -87,7 +87,8 @@ def store(split: Split, spec: DatasetSpec, home: Home) -> RealData:
                 text = canonical_json(split.protection.to_json())
                 (stage / PROTECTION).write_text(text, encoding="utf-8")
     real = RealData(folder, digest)
-    remember_real(home, spec, real)
+    if remember:
+        remember_real(home, spec, real)
     return real
 
 

@@ -17,7 +17,7 @@ from .publication.manifest import Manifest
 from .publication.parquet import to_arrow
 from .publication.verify import Check
 from .release import Release, recall_release
-from .steps import invented, versions
+from .steps import drawn, versions
 
 
 @guarded
@@ -40,8 +40,7 @@ def rebuild(home: Home, name: str, progress: OnProgress | None = None) -> Check:
         told = str(error) if isinstance(error, DataError) else "its manifest cannot be read"
         return Check("rebuild", False, told)
     facts: dict[str, Any] = dict(manifest.reproduce)
-    data = generator.sample(int(facts["rows"]), seed=release.spec.seed, progress=progress)
-    made = content_digest(to_arrow(invented(data, release), release.real.schema))
+    made = content_digest(to_arrow(drawn(generator, release, progress), release.published))
     if made == published.content_digest:
         return Check("rebuild", True, f"model and seed give the same {facts['rows']:,} rows again")
     then, now = facts["versions"], versions()
@@ -59,7 +58,7 @@ def _model(
         DataError: the vault does not hold the model, or holds another.
     """
     facts: dict[str, Any] = dict(manifest.reproduce)
-    release, folder = recall_release(home, manifest.dataset, facts["release_key"])
+    release, folder = recall_release(home, facts["dataset"], facts["release_key"])
     if not (folder / "facts.json").is_file():
         raise DataError("the vault must hold the model, it was removed; publish the release again")
     if not json.loads((folder / "facts.json").read_text("utf-8"))["persistent"]:

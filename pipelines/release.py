@@ -21,6 +21,7 @@ from generators.base import DataError
 from generators.schema import Data, Images, Schema, TableSchema, schema_from_json
 
 from .home import Home, canonical_json, write_text
+from .order import Order
 from .protection import Protection
 from .protection.leaks import Sensitive
 from .spec import DatasetSpec
@@ -85,6 +86,37 @@ class Release:
     generator: str
     contract_digest: str
     home: Home
+    order: Order | None = None
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called in the lake."""
+        return self.order.name if self.order else self.spec.name
+
+    @property
+    def seed(self) -> int:
+        """The seed of the rows."""
+        return self.order.sample.seed if self.order else self.spec.seed
+
+    @property
+    def rows(self) -> int:
+        """How many rows or images are asked for, edge cases aside."""
+        if self.order is not None:
+            return self.order.sample.rows
+        return self.spec.rows or int(self.real.facts["rows"]["train"])
+
+    @property
+    def learned(self) -> Schema:
+        """The schema of what is judged: the part of the real one that is published."""
+        schema = self.real.schema
+        if self.order is not None and isinstance(schema, TableSchema):
+            return self.order.learned(schema)
+        return schema
+
+    @property
+    def published(self) -> Schema:
+        """The schema of what is published."""
+        return self.order.published(self.real.schema) if self.order else self.real.schema
 
     @property
     def model_key(self) -> str:
@@ -103,7 +135,10 @@ class Release:
     def key(self) -> str:
         """Digest of all that decides the release: equal keys are the same publication."""
         decides = self.spec.model_dump(mode="json", exclude=_COSMETIC)
-        return _digest({"spec": decides, "model": self.model_key, "contract": self.contract_digest})
+        whole = {"spec": decides, "model": self.model_key, "contract": self.contract_digest}
+        if self.order is not None:
+            whole["order"] = self.order.decides()
+        return _digest(whole)
 
     @property
     def model_folder(self) -> Path:
@@ -166,6 +201,7 @@ def remember_release(release: Release) -> None:
         "generator": release.generator,
         "contract_digest": release.contract_digest,
         "model": release.model_folder.name,
+        "order": release.order.model_dump(mode="json") if release.order else None,
     }
     write_text(_note(release.home, release.spec.name, release.key), canonical_json(note))
 
@@ -186,7 +222,9 @@ def recall_release(home: Home, dataset: str, key: str) -> tuple[Release, Path]:
         ) from None
     real = RealData(vault / "real" / note["real"]["folder"], note["real"]["digest"])
     spec = DatasetSpec.model_validate(note["spec"])
-    release = Release(spec, real, note["generator"], note["contract_digest"], home)
+    asked = note.get("order")
+    order = Order.model_validate(asked) if asked else None
+    release = Release(spec, real, note["generator"], note["contract_digest"], home, order)
     return release, vault / "models" / note["model"]
 
 

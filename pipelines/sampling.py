@@ -80,8 +80,9 @@ def parity(
         ParameterError: target or protected columns are not declared, or are no categories.
     """
     schema: TableSchema = model.codec_.schema
-    names = [*schema.protected, schema.target or ""]
-    if not schema.target or not schema.protected:
+    target, protected = parity_columns(schema, request)
+    names = [*protected, target]
+    if not target or not protected:
         raise ParameterError(
             "parity needs a target and protected columns, the model has not both; fit it with "
             "--target and --protected"
@@ -97,8 +98,8 @@ def parity(
     if not isinstance(probe, pd.DataFrame):
         raise ParameterError(f"parity is for tables, {model.name} makes images; leave it out")
     cells = probe[names].astype(object)
-    groups, of_group = _shares(cells[list(schema.protected)])
-    outcomes, of_outcome = _shares(cells[[schema.target]])
+    groups, of_group = _shares(cells[list(protected)])
+    outcomes, of_outcome = _shares(cells[[target]])
     asked = []
     for group, rows in zip(groups, apportion(of_group, request.rows), strict=True):
         for outcome, count in zip(outcomes, apportion(of_outcome, rows), strict=True):
@@ -106,6 +107,11 @@ def parity(
             conditions = tuple(_exactly(schema[name], value) for name, value in values)
             asked.append((conditions, count))
     return [pair for pair in asked if pair[1]]
+
+
+def parity_columns(schema: TableSchema, request: SampleSpec) -> tuple[str, tuple[str, ...]]:
+    """The outcome and the group columns of parity; empty where neither declares them."""
+    return request.target or schema.target or "", request.groups or schema.protected
 
 
 def _shares(cells: pd.DataFrame) -> tuple[list[tuple[Level | None, ...]], list[float]]:

@@ -217,6 +217,8 @@ class SampleSpec(_Model):
         where: conditions that every row fulfils.
         quotas: exact shares, all on one column; what they leave of 1 fulfils none of them.
         parity: the target is to be distributed in every group of the protected columns as in all.
+        target: for parity, another target than the declared one.
+        groups: for parity, other columns than the declared protected ones.
     """
 
     rows: int = Field(ge=1, le=1_000_000_000)
@@ -224,6 +226,8 @@ class SampleSpec(_Model):
     where: tuple[ConditionText, ...] = ()
     quotas: tuple[QuotaSpec, ...] = ()
     parity: bool = False
+    target: ColumnName | None = None
+    groups: tuple[ColumnName, ...] = ()
 
     @model_validator(mode="after")
     def _one_way_to_share(self) -> Self:

@@ -10,7 +10,7 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,18 +28,22 @@ from generators.base import (
     ParameterError,
     Progress,
     Resumable,
+    derive_seed,
 )
 from generators.persistence import model_digest
-from generators.schema import Data, Images, ImageSchema
+from generators.schema import Data, Images, ImageSchema, Schema, TableSchema
 from validators import VALIDATORS, Comparison, Scorecard
 from validators.contract import Contract, load_contract
 from validators.verdict import Verdict
 
 from .boundary import InternalError as InternalError
 from .boundary import guarded
-from .candidate import candidate_files, read_rows, write_candidate
+from .candidate import candidate_files, read_rows, write_candidate, write_csv
+from .cases import plant
 from .home import Home, canonical_json, whole_folder, write_text
 from .ingest import split_and_protect, store
+from .matching import PRIVACY, Likeness, Matching, conditioned, unmatched
+from .order import Order, split_rows
 from .pictures import contact_sheet
 from .protection.fake import fake_columns, fresh_surrogates
 from .protection.leaks import LeakScan, count_copies, scan
@@ -52,7 +56,7 @@ from .publication.publish import publish as publish_to_lake
 from .publication.read import read_published
 from .publication.signature import Signer
 from .publication.store import LocalStore
-from .release import RealData, Release, recall_real, remember_release
+from .release import RealData, Release, as_schema, recall_real, remember_release
 from .sampling import conditional, sample_rows
 from .sources import RawTable, read_source, source_for_path
 from .spec import DatasetSpec, SampleSpec
@@ -80,17 +84,25 @@ class Candidate:
 
 
 @guarded
-def ingest(spec: DatasetSpec, home: Home) -> RealData:
-    """Read the source, split it by subject, protect it, and put it into the vault."""
+def ingest(spec: DatasetSpec, home: Home, *, remember: bool = True) -> RealData:
+    """Read the source, split it by subject, protect it, and put it into the vault.
+
+    Args:
+        spec: the dataset.
+        home: whose vault.
+        remember: whether the following steps of the dataset are to work on it.
+    """
     from validators.expectations import check_ingest
 
     split = split_and_protect(read_source(spec.source, home.vault), spec)
-    real = store(split, spec, home)
+    real = store(split, spec, home, remember=remember)
     check_ingest(real.train(), real.schema)
     return real
 
 
-def prepare(spec: DatasetSpec, home: Home, real: RealData | None = None) -> Release:
+def prepare(
+    spec: DatasetSpec, home: Home, real: RealData | None = None, order: Order | None = None
+) -> Release:
     """The release of ``spec`` over ``real``, by default over what was ingested last.
 
     Raises:
@@ -108,7 +120,7 @@ def prepare(spec: DatasetSpec, home: Home, real: RealData | None = None) -> Rele
             f"the generator must be for {modality}s, {name} is for {family.modality}s; "
             f"choose one of {', '.join(fitting)}"
         )
-    release = Release(spec, real, name, contract_of(spec).digest, home)
+    release = Release(spec, real, name, contract_of(spec).digest, home, order)
     _new_generator(release)
     return release
 
@@ -154,14 +166,34 @@ def sample(release: Release, progress: OnProgress | None = None) -> Candidate:
     """Sample the candidate and write it as canonical Parquet."""
     folder = release.candidate_folder
     if not folder.is_dir():
-        generator = _loaded(release, progress)
-        rows = release.spec.rows or int(release.real.facts["rows"]["train"])
-        data = invented(generator.sample(rows, seed=release.spec.seed, progress=progress), release)
+        data = drawn(_loaded(release, progress), release, progress)
+        splits = split_rows(len(data), release.order.splits) if release.order else None
         with whole_folder(folder) as stage:
-            digest = write_candidate(stage, data, release.real.schema, release.spec.name)
-            facts = {"content_digest": digest, "rows": rows}
+            digest = write_candidate(stage, data, release.published, release.name, splits)
+            if release.order and release.order.csv:
+                write_csv(stage, safe=release.order.csv_safe)
+            facts = {"content_digest": digest, "rows": len(data)}
             (stage / "facts.json").write_text(canonical_json(facts), encoding="utf-8")
     return candidate(release)
+
+
+def drawn(generator: Generator, release: Release, progress: OnProgress | None = None) -> Data:
+    """The rows or images of ``release`` as they are published, sampled from its model.
+
+    Raises:
+        ParameterError: a condition or a quota is wrong, or the family takes none.
+        NoSupport: no row of the model fulfils a condition.
+    """
+    order = release.order
+    if order is None:
+        sampled = generator.sample(release.rows, seed=release.seed, progress=progress)
+        return invented(sampled, release)
+    data = invented(sample_rows(generator, order.sample, progress), release)
+    if not isinstance(data, pd.DataFrame):
+        return data
+    schema = _table(release.learned)
+    data = data[list(schema.names)]
+    return (plant(data, schema, order) if order.cases.any else data).rename(columns=order.rename)
 
 
 def candidate(release: Release) -> Candidate:
@@ -185,36 +217,70 @@ def score(release: Release, progress: OnProgress | None = None) -> Scorecard:
     """Measure the candidate, as written, against train and holdout."""
     path = release.evidence_folder / "scorecard.json"
     if not path.is_file():
-        scorecard = measure(comparison(release), progress)
-        write_text(path, scorecard.to_json())
+        write_text(path, _scored(release, progress).to_json())
     return Scorecard.from_json(path.read_text("utf-8"))
 
 
+def _scored(release: Release, progress: OnProgress | None) -> Scorecard:
+    """All scores; of an order with conditions, likeness is measured on matching real rows."""
+    data, like = comparison(release), likeness(release)
+    if like is None:
+        return measure(data, progress)
+    private = measure(data, progress, only=PRIVACY)
+    other = [name for name in VALIDATORS if name not in PRIVACY]
+    return Scorecard((*measure(like.data, progress, only=other).scores, *private.scores))
+
+
 def comparison(release: Release) -> Comparison:
-    """The candidate beside the real data."""
+    """The candidate, edge cases aside, beside all of the real data."""
     real = release.real
     files = candidate_files(candidate(release).folder)
-    synthetic = read_published(files, real.schema)
+    synthetic = read_published(files, release.published)
+    train, holdout, order = real.train(), real.holdout(), release.order
+    if order is not None and isinstance(synthetic, pd.DataFrame):
+        schema = _table(release.learned)
+        synthetic = as_schema(order.ordinary(synthetic), schema)
+        train, holdout = _frame(train)[list(schema.names)], _frame(holdout)[list(schema.names)]
     spec = release.spec
     return Comparison(
-        synthetic, real.train(), real.holdout(), real.schema, spec.seed, entity=spec.entity
+        synthetic, train, holdout, release.learned, spec.seed, entity=spec.entity
     )
 
 
-def measure(data: Comparison, progress: OnProgress | None = None) -> Scorecard:
-    """All validators that suit the data."""
+def likeness(release: Release) -> Likeness | None:
+    """What the likeness of an order's rows is measured on; None where that is all real rows."""
+    order = release.order
+    if order is None or not conditioned(order):
+        return None
+    data = comparison(release)
+    whole = Matching(_frame(release.real.train()), _frame(release.real.holdout()))
+    found = whole.matched(_table(release.real.schema), order, data)
+    if found is not None:
+        return found
+    rows, seed = int(release.real.facts["rows"]["train"]), derive_seed("judged", release.seed)
+    free = invented(_loaded(release, None).sample(rows, seed=seed), release)
+    return unmatched(data, _frame(free)[list(_table(release.learned).names)])
+
+
+def measure(
+    data: Comparison, progress: OnProgress | None = None, *, only: Collection[str] | None = None
+) -> Scorecard:
+    """All validators that suit the data, or those of them in ``only``."""
     if isinstance(data.schema, ImageSchema):
-        return _measure(data, "image", progress)
+        return _measure(data, "image", progress, only)
     from threadpoolctl import threadpool_limits
 
     # The boosted trees of scikit-learn are small here: OpenMP gains little, and on a machine that
     # is shared its spinning threads make a second into a minute.
     with threadpool_limits(limits=1, user_api="openmp"):
-        return _measure(data, "table", progress)
+        return _measure(data, "table", progress, only)
 
 
-def _measure(data: Comparison, modality: str, progress: OnProgress | None) -> Scorecard:
+def _measure(
+    data: Comparison, modality: str, progress: OnProgress | None, only: Collection[str] | None
+) -> Scorecard:
     chosen = [name for name in VALIDATORS if VALIDATORS[name].modality == modality]
+    chosen = [name for name in chosen if only is None or name in only]
     scores = []
     started = time.monotonic()
     for number, name in enumerate(chosen):
@@ -245,9 +311,9 @@ def decide(release: Release) -> Verdict:
             card,
             synthetic=data.synthetic,
             schema=data.schema,
-            rows=candidate(release).rows,
+            rows=release.rows,
             candidate_digest=candidate(release).content_digest,
-            run_name=f"{release.spec.name}@{release.key[:16]}",
+            run_name=f"{release.name}@{release.key[:16]}",
             evidence=folder / "gx",
         )
         write_text(folder / "verdict.json", verdict.to_json())
@@ -295,7 +361,8 @@ def publish(release: Release) -> Published:
 
 def _declared(release: Release) -> str:
     """What the owner has declared for publication, as text."""
-    return "\n".join([release.spec.model_dump_json(), release.real.schema.to_json()])
+    asked = release.order.model_dump_json() if release.order else ""
+    return "\n".join([release.spec.model_dump_json(), release.real.schema.to_json(), asked])
 
 
 def require_clean(release: Release, request: PublishRequest) -> dict[str, Any]:
@@ -446,6 +513,18 @@ def contract_of(spec: DatasetSpec) -> Contract:
     return load_contract(spec.contract).adjusted(spec.gates)
 
 
+def _table(schema: Schema) -> TableSchema:
+    if not isinstance(schema, TableSchema):
+        raise ParameterError("conditions, columns and edge cases are for tables; leave them out")
+    return schema
+
+
+def _frame(data: Data) -> pd.DataFrame:
+    if not isinstance(data, pd.DataFrame):
+        raise ParameterError("conditions, columns and edge cases are for tables; leave them out")
+    return data
+
+
 def _train(generator: Generator, release: Release, progress: OnProgress | None) -> dict[str, Any]:
     started = time.monotonic()
     facts: dict[str, Any] = {"persistent": generator.persistent, "loss_history": []}
@@ -497,7 +576,7 @@ def invented(data: Data, release: Release) -> Data:
         real,
         unique=[name for name in protection.fakes if protection.kinds[name] == "id"],
         locale=release.spec.protection.locale,
-        seed=release.spec.seed,
+        seed=release.seed,
     )
 
 
@@ -511,12 +590,14 @@ def _recomputed(release: Release) -> Candidate:
 def reproduce_facts(release: Release) -> dict[str, Any]:
     """What a reader needs to make the same release again; holds no value of the data."""
     model = fitted(release)
+    asked = {"order": release.order.decides()} if release.order else {}
     return {
         "dataset": release.spec.name,
         "release_key": release.key,
         "generator": release.generator,
         "parameters": model.facts["parameters"],
-        "seed": release.spec.seed,
+        "seed": release.seed,
+        "train_seed": release.spec.seed,
         "model_digest": model.digest,
         "fit_seconds": model.facts["seconds"],
         "rows": candidate(release).rows,
@@ -524,6 +605,7 @@ def reproduce_facts(release: Release) -> dict[str, Any]:
         "contract": release.spec.contract,
         "contract_digest": release.contract_digest,
         "versions": versions(),
+        **asked,
     }
 
 
@@ -543,15 +625,15 @@ def _write_report(release: Release, verdict: Verdict, card: Scorecard, data: Com
         (release.evidence_folder / SHEET).write_bytes(sheet)
     facts = fitted(release).facts
     context = ReportContext(
-        dataset=release.spec.name,
-        description=release.spec.description,
+        dataset=release.name,
+        description=_description(release),
         verdict=verdict,
         scorecard=card,
         comparison=data,
         loss_history=[(int(s), float(v)) for s, v in facts["loss_history"]],
         training_notes=tuple(facts["training_notes"]),
         contact_sheet_png=sheet,
-        protection=tuple(release.real.facts["protection"]),
+        protection=_notes(release),
         reproduce=reproduce_facts(release),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -561,6 +643,7 @@ def _write_report(release: Release, verdict: Verdict, card: Scorecard, data: Com
 def _request(release: Release, ready: Candidate, verdict: Verdict) -> PublishRequest:
     folder = release.evidence_folder
     files = {f"data/{file.name}": file for file in candidate_files(ready.folder)}
+    files |= {f"export/{file.name}": file for file in sorted((ready.folder / "export").glob("*"))}
     write_text(folder / "contract.json", contract_of(release.spec).model_dump_json(indent=1))
     for name in ("report.html", "verdict.json", "scorecard.json", "contract.json"):
         files[f"reports/{name}"] = folder / name
@@ -570,10 +653,10 @@ def _request(release: Release, ready: Candidate, verdict: Verdict) -> PublishReq
     if (folder / SHEET).is_file():
         files[SHEET] = folder / SHEET
     return PublishRequest(
-        dataset=release.spec.name,
+        dataset=release.name,
         key=release.key,
         files=files,
-        schema=release.real.schema,
+        schema=release.published,
         rows=ready.rows,
         content_digest=ready.content_digest,
         facts=_facts(release, verdict),
@@ -581,17 +664,29 @@ def _request(release: Release, ready: Candidate, verdict: Verdict) -> PublishReq
     )
 
 
+def _description(release: Release) -> str:
+    asked = release.order.description if release.order else ""
+    return asked or release.spec.description
+
+
+def _notes(release: Release) -> tuple[str, ...]:
+    """What was done to the real data, and what an order was judged against."""
+    like = likeness(release)
+    said = (like.note,) if like is not None else ()
+    return (*release.real.facts["protection"], *said)
+
+
 def _facts(release: Release, verdict: Verdict) -> dict[str, Any]:
-    spec = release.spec
+    spec, order = release.spec, release.order
     return {
-        "title": spec.name,
-        "description": spec.description,
+        "title": release.name,
+        "description": _description(release),
         "license": spec.license,
         "citation": spec.citation,
-        "owners": list(spec.owners),
-        "tags": dict(spec.tags),
+        "owners": [order.owner] if order and order.owner else list(spec.owners),
+        "tags": {**spec.tags, **(order.labels if order else {})},
         "reproduce": reproduce_facts(release),
         "source": {"kind": spec.source.kind, "rows": release.real.facts["rows"]},
-        "protection": list(release.real.facts["protection"]),
+        "protection": list(_notes(release)),
         "gates": json.loads(verdict.to_json()),
     }

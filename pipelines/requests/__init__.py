@@ -1,0 +1,1 @@
+"""The inbox: what teams ask for, and how it becomes a published version. Knows no Dagster."""

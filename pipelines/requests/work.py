@@ -1,0 +1,317 @@
+"""Answer a request: plan it, run the steps, publish, record the state; once, whatever dies.
+
+``process`` may be called by any number of workers, at any time, again and again: one of them holds
+the request's lock and goes on from the state that is recorded. What the steps have done is found
+again in the vault by its digest, and the lake publishes a release key once, so a worker that is
+killed at any point leaves nothing that the next one does twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from generators.base import LikenessError, OnProgress, Progress
+
+from .. import steps
+from ..boundary import InternalError, boundary
+from ..home import Home
+from ..protection.leaks import LeakError
+from ..publication import log
+from ..publication.log import Published
+from ..publication.retire import collect
+from ..publication.retire import retire as retire_version
+from ..publication.store import open_lake
+from ..steps import RunResult
+from .inbox import PUBLISHING, Inbox, InboxError, Status
+from .model import DataRequest, Problem, RequestError, duration
+from .plan import Plan, approval, find_base, plan, read
+
+MAX_ATTEMPTS = 3
+"""Internal failures and dead workers after which a request is given up."""
+_SECONDS_BETWEEN_NOTES = 1.0
+
+
+class CanceledError(LikenessError):
+    """The request was canceled while it ran."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request led to.
+
+    Attributes:
+        published: the versions; empty where a gate stopped it.
+        report: path of the report.
+        gates: the gates that stopped it, with their numbers.
+    """
+
+    published: tuple[Published, ...]
+    report: str | None = None
+    gates: tuple[dict[str, Any], ...] = ()
+
+
+def process(home: Home, identity: str, progress: OnProgress | None = None) -> Status:
+    """Bring a request as far as it gets now; gives where it stands then.
+
+    Args:
+        home: whose inbox, vault and lake.
+        identity: of the request.
+        progress: told of the steps, beside the inbox.
+
+    Raises:
+        InboxError: there is no such request.
+    """
+    inbox = Inbox(home)
+    inbox.request(identity)
+    with inbox.working(identity) as mine:
+        if mine:
+            for advance in (_admit, _answer, _expire):
+                advance(inbox, identity, progress)
+    return inbox.status(identity)
+
+
+def admit(home: Home, identity: str) -> Status:
+    """Check a request against its dataset, and answer it at once where a version does already."""
+    inbox = Inbox(home)
+    with inbox.working(identity) as mine:
+        if mine:
+            _admit(inbox, identity, None)
+    return inbox.status(identity)
+
+
+def pending(home: Home) -> list[str]:
+    """The requests that a worker can advance now, the oldest first."""
+    inbox = Inbox(home)
+    found = [status for status in reversed(inbox.list()) if _actionable(inbox, status)]
+    return [status.id for status in found]
+
+
+def attempts(status: Status) -> int:
+    """How often a worker has begun with the request."""
+    return sum("attempt" in event.facts and event.state == "RUNNING" for event in status.events)
+
+
+def _actionable(inbox: Inbox, status: Status) -> bool:
+    if status.state in ("RECEIVED", "VALIDATED", "QUEUED"):
+        return True
+    if status.state == "RUNNING":
+        return inbox.idle(status.id)
+    return status.state in ("PUBLISHED", "EXPIRED") and _due(inbox, status)
+
+
+def _admit(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:  # noqa: ARG001
+    """RECEIVED → VALIDATED → QUEUED, NEEDS_APPROVAL or, of an equal one, PUBLISHED."""
+    status, request = inbox.status(identity), inbox.request(identity)
+    if status.state == "RECEIVED":
+        try:
+            with boundary("admit", inbox.home):
+                _planned(inbox.home, request)
+        except RequestError as error:
+            _append(inbox, identity, "REJECTED", **_problems(error))
+        else:
+            _append(inbox, identity, "VALIDATED")
+        status = inbox.status(identity)
+    if status.state == "VALIDATED":
+        ready = _planned(inbox.home, request)
+        reason = approval(request, inbox.home)
+        if ready is not None and ready.existing is not None:
+            _append(inbox, identity, "PUBLISHED", **_published((ready.existing,), request))
+        elif reason:
+            _append(inbox, identity, "NEEDS_APPROVAL", message=reason)
+        else:
+            _append(inbox, identity, "QUEUED")
+
+
+def _planned(home: Home, request: DataRequest) -> Plan | None:
+    """The plan, where it can be made without reading real data."""
+    if request.spec.source.dataset is None:
+        return None
+    base = find_base(home, request)
+    return plan(home, request, base, base.real) if base.real is not None else None
+
+
+def _answer(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:
+    """QUEUED, or RUNNING without a worker → PUBLISHED, QUARANTINED, FAILED, ..."""
+    while (status := inbox.status(identity)).state in ("QUEUED", "RUNNING"):
+        attempt = attempts(status) + 1
+        if attempt > MAX_ATTEMPTS:
+            message = f"given up after {MAX_ATTEMPTS} attempts; see the vault's tracebacks"
+            _append(inbox, identity, "FAILED", message=message, retryable=True)
+            return
+        if not _append(inbox, identity, "RUNNING", attempt=attempt, phase="start"):
+            continue
+        _attempt(inbox, identity, _Reporter(inbox, identity, progress))
+
+
+def _attempt(inbox: Inbox, identity: str, report: OnProgress) -> None:
+    request = inbox.request(identity)
+    try:
+        with boundary("request", inbox.home):
+            answer = _made(inbox, identity, request, report)
+    except CanceledError:
+        return
+    except RequestError as error:
+        _append(inbox, identity, "REJECTED", **_problems(error))
+    except LeakError as error:
+        _append(inbox, identity, "QUARANTINED", message=str(error))
+    except InternalError as error:
+        _append(inbox, identity, "QUEUED", message=str(error))
+    except LikenessError as error:
+        problems = [asdict(Problem("spec", str(error)))]
+        _append(inbox, identity, "FAILED", message=str(error), problems=problems, retryable=False)
+    else:
+        if answer.published:
+            facts = _published(answer.published, request)
+            _append(inbox, identity, "PUBLISHED", **facts)
+        else:
+            names = ", ".join(gate["gate"] for gate in answer.gates)
+            message = f"stopped by {names}; nothing was published"
+            facts = {"message": message, "gates": list(answer.gates), "report": answer.report}
+            _append(inbox, identity, "QUARANTINED", **facts)
+
+
+def _made(inbox: Inbox, identity: str, request: DataRequest, report: OnProgress) -> Answer:
+    def publishing() -> None:
+        _publishing(inbox, identity)
+
+    home = inbox.home
+    report(Progress("ingest", 0, 1, 0.0))
+    base = find_base(home, request)
+    ready = plan(home, request, base, read(home, base))
+    if ready.existing is not None:
+        return Answer((ready.existing,))
+    return _learned(ready, report, publishing)
+
+
+def _learned(ready: Plan, report: OnProgress, publishing: Callable[[], None]) -> Answer:
+    release = ready.release
+    report(Progress("fit", 0, 1, 0.0))
+    steps.fit(release, report)
+    report(Progress("sample", 0, 1, 0.0))
+    steps.sample(release, report)
+    steps.score(release, report)
+    report(Progress("decide", 0, 1, 0.0))
+    verdict = steps.decide(release)
+    if not verdict.passed:
+        result = RunResult(release, verdict, None)
+        gates = tuple(_number(gate) for gate in verdict.blocking)
+        return Answer((), str(result.report), gates)
+    publishing()
+    published = steps.publish(release)
+    return Answer((published,), str(RunResult(release, verdict, published).report))
+
+
+def _number(gate: Any) -> dict[str, Any]:  # noqa: ANN401
+    names = ("gate", "dimension", "metric", "value", "low", "high", "reference", "bound")
+    return {name: getattr(gate, name) for name in names}
+
+
+def _publishing(inbox: Inbox, identity: str) -> None:
+    """From here on the request cannot be canceled: of this event and a cancellation one is first.
+
+    Raises:
+        CanceledError: the cancellation was.
+    """
+    while True:
+        status = inbox.status(identity)
+        if status.state != "RUNNING":
+            raise CanceledError("the request was canceled before it was published")
+        if inbox.append(identity, status.events[-1].number, "RUNNING", phase=PUBLISHING):
+            return
+
+
+def _published(versions: tuple[Published, ...], request: DataRequest) -> dict[str, Any]:
+    first = versions[0]
+    report = f"{first.location}/reports/report.html"
+    there = first.store.exists(f"{first.folder}/reports/report.html")
+    facts: dict[str, Any] = {
+        "versions": [version.name for version in versions],
+        "location": first.location,
+        "content_digest": first.content_digest,
+        "existing": first.existing,
+        "report": report if there else None,
+    }
+    if request.spec.lifecycle.expires is not None:
+        ends = datetime.now(UTC) + duration(request.spec.lifecycle.expires)
+        facts["expires_at"] = ends.isoformat(timespec="seconds")
+    return facts
+
+
+def _due(inbox: Inbox, status: Status) -> bool:
+    if status.state == "EXPIRED":
+        return inbox.request(status.id).spec.lifecycle.on_expiry == "purge"
+    ends = status.events[-1].facts.get("expires_at")
+    return ends is not None and datetime.fromisoformat(ends) <= datetime.now(UTC)
+
+
+def _expire(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:  # noqa: ARG001
+    """PUBLISHED → EXPIRED → PURGED, once its time has come."""
+    status = inbox.status(identity)
+    if status.state == "PUBLISHED" and _due(inbox, status):
+        kept = _still_wanted(inbox, status)
+        for name in status.versions:
+            if name not in kept:
+                retire_version(inbox.home.lake, name, f"expired, as request {identity} asked")
+        _append(inbox, identity, "EXPIRED", kept=sorted(kept))
+        status = inbox.status(identity)
+    if status.state == "EXPIRED" and _due(inbox, status):
+        removed = collect(inbox.home.lake)
+        _append(inbox, identity, "PURGED", bytes=sum(item.bytes for item in removed))
+
+
+def _still_wanted(inbox: Inbox, expired: Status) -> set[str]:
+    """Versions that another request was answered with, whose time has not come."""
+    return {
+        name
+        for other in inbox.list()
+        if other.id != expired.id and other.state == "PUBLISHED" and not _due(inbox, other)
+        for name in other.versions
+        if name in expired.versions
+    }
+
+
+def _append(inbox: Inbox, identity: str, state: Any, **facts: Any) -> bool:  # noqa: ANN401
+    """Record a state after the newest event; False where the request was canceled meanwhile."""
+    while True:
+        status = inbox.status(identity)
+        if status.state == "CANCELED":
+            return False
+        if inbox.append(identity, status.events[-1].number, state, **facts):
+            return True
+
+
+def _problems(error: RequestError) -> dict[str, Any]:
+    return {"problems": error.to_json(), "message": str(error)}
+
+
+class _Reporter:
+    """Tells the inbox and a listener of progress, at most once a second, and hears of the end."""
+
+    def __init__(self, inbox: Inbox, identity: str, also: OnProgress | None) -> None:
+        self._inbox, self._identity, self._also = inbox, identity, also
+        self._phase, self._last = "", float("-inf")
+
+    def __call__(self, progress: Progress) -> None:
+        if self._also is not None:
+            self._also(progress)
+        now = time.monotonic()
+        if progress.phase == self._phase and now - self._last < _SECONDS_BETWEEN_NOTES:
+            return
+        self._phase, self._last = progress.phase, now
+        if self._inbox.status(self._identity).state == "CANCELED":
+            raise CanceledError("the request was canceled")
+        told = {**asdict(progress), "remaining": progress.remaining, "at": time.time()}
+        self._inbox.tell(self._identity, told)
+
+
+def latest_version(home: Home, name: str) -> str | None:
+    """``name@3`` of the newest version that stands, or None."""
+    entry = log.newest(open_lake(home.lake), name)
+    return f"{name}@{entry.version}" if entry else None
+
+
+__all__ = ["Answer", "CanceledError", "InboxError", "admit", "attempts", "pending", "process"]
