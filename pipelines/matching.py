@@ -22,8 +22,8 @@ from validators import Comparison
 from .order import Order
 from .sampling import parity_columns, strata
 
-PRIVACY = ("copies", "membership")
-"""Validators that ask about single records."""
+ON_ALL = ("calibration", "copies", "membership")
+"""Validators that ask about single records, or about the split, whatever was asked for."""
 ENOUGH = 300
 """So many train and so many holdout rows must match."""
 

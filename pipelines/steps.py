@@ -42,7 +42,7 @@ from .candidate import candidate_files, read_rows, write_candidate, write_csv
 from .cases import plant
 from .home import Home, canonical_json, whole_folder, write_text
 from .ingest import split_and_protect, store
-from .matching import PRIVACY, Likeness, Matching, conditioned, unmatched
+from .matching import ON_ALL, Likeness, Matching, conditioned, unmatched
 from .order import Order, split_rows
 from .pictures import contact_sheet
 from .protection.fake import fake_columns, fresh_surrogates
@@ -226,8 +226,8 @@ def _scored(release: Release, progress: OnProgress | None) -> Scorecard:
     data, like = comparison(release), likeness(release)
     if like is None:
         return measure(data, progress)
-    private = measure(data, progress, only=PRIVACY)
-    other = [name for name in VALIDATORS if name not in PRIVACY]
+    private = measure(data, progress, only=ON_ALL)
+    other = [name for name in VALIDATORS if name not in ON_ALL]
     return Scorecard((*measure(like.data, progress, only=other).scores, *private.scores))
 
 
