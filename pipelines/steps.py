@@ -242,9 +242,7 @@ def comparison(release: Release) -> Comparison:
         synthetic = as_schema(order.ordinary(synthetic), schema)
         train, holdout = _frame(train)[list(schema.names)], _frame(holdout)[list(schema.names)]
     spec = release.spec
-    return Comparison(
-        synthetic, train, holdout, release.learned, spec.seed, entity=spec.entity
-    )
+    return Comparison(synthetic, train, holdout, release.learned, spec.seed, entity=spec.entity)
 
 
 def likeness(release: Release) -> Likeness | None:

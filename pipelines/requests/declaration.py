@@ -11,9 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 TableName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,30}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-DeclaredKind = Literal[
-    "integer", "number", "category", "boolean", "date", "datetime", "text", "id"
-]
+DeclaredKind = Literal["integer", "number", "category", "boolean", "date", "datetime", "text", "id"]
 Cell = bool | int | float | str
 Moment = dt.datetime | dt.date
 
