@@ -385,6 +385,36 @@ def catalogue(home: Path, as_json: bool) -> int:
 
 
 @main.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option(
+    "--catalog",
+    envvar="LIKENESS_ICEBERG",
+    help="Database as SQLAlchemy writes it; default SQLite in the lake. [env: LIKENESS_ICEBERG]",
+)
+@_common
+def iceberg(names: tuple[str, ...], catalog: str | None, home: Path, as_json: bool) -> int:
+    """Register published versions in an Apache Iceberg catalogue.
+
+    The files stay as they are. The table likeness.NAME shows the newest version that stands, the
+    tags v1, v2 ... the others; a version that was retired goes. Needs likeness[iceberg].
+    """
+    from .publication.iceberg import register
+
+    found = register(Home(home.absolute()).lake, names, catalog)
+    rows = [
+        {
+            "table": f"likeness.{item.dataset}",
+            "shows": "" if item.current is None else f"{item.dataset}@{item.current}",
+            "tags": ", ".join(f"v{version}" for version in item.versions),
+            "note": item.problem or item.metadata,
+        }
+        for item in found
+    ]
+    Terminal(as_json).show_rows("iceberg", rows)
+    return 0
+
+
+@main.command()
 @click.option("--port", type=click.IntRange(1024, 65535), default=3000, show_default=True)
 @click.option(
     "--home", type=_PATH, envvar="LIKENESS_HOME", default=Path("likeness_home"), show_default=True
