@@ -444,6 +444,38 @@ def _renew_catalogue(place: Home) -> None:
         write_catalogue(place.lake)
 
 
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True)
+@click.option("--token-file", type=_PATH, help="File that holds the token.")
+@click.option("--allow-host", "hosts", multiple=True, help="Name the server is reached by; repeat.")
+@click.option("--read-only", is_flag=True, help="Show the lake, take no requests.")
+@click.option("--no-approvals", is_flag=True, help="Requests get their approval elsewhere.")
+@click.option(
+    "--home", type=_PATH, envvar="LIKENESS_HOME", default=Path("likeness_home"), show_default=True
+)
+def serve(home: Path, no_approvals: bool, **given: Any) -> None:  # noqa: ANN401
+    r"""Serve the lake and the inbox: pages for people, REST below /v1 for programs.
+
+    It only drops requests; the sensor of `likeness ui` or `likeness request work` answers them.
+
+    \b
+    Token:  made at the first start in HOME/serve.token, for its owner alone; or
+            $LIKENESS_TOKEN, or --token-file. Programs send it as
+            Authorization: Bearer TOKEN, people paste it once a day. Whoever has it
+            may ask, cancel and approve: --no-approvals and --read-only narrow that.
+    Reach:  this machine alone, unless --host says otherwise; that wants a token of
+            yours, and a proxy that speaks HTTPS before it. --allow-host names it.
+    Bounds: bodies of 1 MiB within 10 s, 120 writes and 20 wrong tokens a minute.
+    REST:   /v1/openapi.json describes it; errors are application/problem+json.
+    """
+    from .web.serve import Options as ServeOptions
+    from .web.serve import serve as serve_home
+
+    options = ServeOptions(approvals=not no_approvals, **given)
+    serve_home(Home(home.absolute()), options, click.echo)
+
+
 def _home() -> Home:
     """The home that the command line names; its options are not parsed yet."""
     given = [after for option, after in pairwise(sys.argv) if option == "--home"]
