@@ -10,6 +10,7 @@ from .comparison import Comparison as Comparison
 VALIDATORS: Registry[Validator] = Registry(
     "validator",
     {
+        "attributes": "validators.privacy.attributes:Attributes",
         "bias": "validators.bias:Bias",
         "calibration": "validators.calibration:Calibration",
         "copies": "validators.privacy.copies:Copies",

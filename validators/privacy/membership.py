@@ -33,11 +33,13 @@ from validators.statistics import (
 )
 
 from .copies import nothing_to_compare, pick_rows
-from .neighbours import MixedPoints, Points, nearest
+from .neighbours import MixedPoints, Points, nearest, nearest_rows
 
 FALSE_POSITIVE_RATE = 0.01
 MIN_NON_MEMBERS = 40
 _NEIGHBOURS = 5
+_POOL = 20
+_LOCAL = 3
 _MISSING = -1e6
 _SURE = 0.999
 # Correlation of two cross-fitted halves where nothing leaks: each half's chance picks the attack
@@ -219,7 +221,8 @@ def table_attacks(
     """The battery on a table, and how isolated each record lies.
 
     Distance to the nearest synthetic row (Chen et al. 2020, GAN-Leaks, arXiv:1909.03935), the same
-    calibrated by the distance to reference rows, and a boosted classifier of synthetic against
+    calibrated by the distance to reference rows, three attacks on how synthetic and reference rows
+    mix around the record (``neighbour_scores``), and a boosted classifier of synthetic against
     reference rows, whose odds are the density ratio (LOGAN, Hayes et al. 2019; DOMIAS, van Breugel
     et al. 2023, arXiv:2302.12580). Isolation is the mean distance to the nearest reference rows
     (Meeus et al. 2023, arXiv:2306.10308); members take no part in it.
@@ -227,9 +230,13 @@ def table_attacks(
     released, known = MixedPoints.of(synthetic), MixedPoints.of(reference)
     model = _density_ratio(synthetic, reference, seed)
     scores, isolation = [], []
+    rng = np.random.default_rng(seed)
+    equal = released.take(pick_rows(len(released), len(known), rng))
     for view in (members, others):
-        distances, lonely = distance_scores(MixedPoints.of(view), released, known)
-        scores.append(np.vstack([distances, model.decision_function(_features(view))]))
+        queries = MixedPoints.of(view)
+        distances, lonely = distance_scores(queries, released, known)
+        local = neighbour_scores(queries, equal, known)
+        scores.append(np.vstack([distances, local, model.decision_function(_features(view))]))
         isolation.append(lonely[None, :])
     return Attacks(scores[0], scores[1]), Attacks(isolation[0], isolation[1])
 
@@ -248,6 +255,40 @@ def distance_scores(
         [closeness, closeness + np.log(usual[:, 0] + small), closeness + np.log(isolation + small)]
     )
     return scores, isolation
+
+
+def neighbour_scores(queries: Points, released: Points, known: Points) -> np.ndarray:
+    """Three attacks on how synthetic and reference rows mix around a record, shape (3, N).
+
+    Args:
+        queries: the records.
+        released: synthetic rows, as many as ``known``, so that neither side is nearer by number.
+        known: reference rows.
+
+    Returns:
+        the ratio of kNN densities, which DOMIAS is with neighbours; the share of synthetic rows
+        among the nearest of both (Data Plagiarism Index, Ward et al. 2024, arXiv:2406.13012);
+        and how much better the nearest synthetic rows are explained by the reference when the
+        record is added to it (Gen-LRA, Ward et al. 2025, arXiv:2508.21146), with a Laplace kernel
+        of the local width of the reference.
+    """
+    near, usual = nearest(queries, released, _POOL), nearest(queries, known, _POOL)
+    small = 1e-4
+    ratio = np.log(usual[:, :_NEIGHBOURS].mean(axis=1) + small) - np.log(
+        near[:, :_NEIGHBOURS].mean(axis=1) + small
+    )
+    # Ties count half: of equally near rows of both sides half are synthetic.
+    cut = np.sort(np.hstack([near, usual]), axis=1)[:, _POOL - 1, None]
+    within = (near < cut).sum(axis=1) + (near <= cut).sum(axis=1)
+    of_known = (usual < cut).sum(axis=1) + (usual <= cut).sum(axis=1)
+    plagiarism = within / np.maximum(within + of_known, 1)
+    rows = nearest_rows(queries, released, min(_LOCAL, len(released))).reshape(len(queries), -1)
+    chosen, place = np.unique(rows, return_inverse=True)
+    width = nearest(released.take(chosen), known, _NEIGHBOURS)[:, -1] + small
+    # The nearest rows come in no order, their distances do: the likeliest pairing is by width.
+    widths = np.sort(width[place.reshape(rows.shape)], axis=1)
+    likelihood = np.log1p(np.exp(-near[:, : rows.shape[1]] / widths)).sum(axis=1)
+    return np.stack([ratio, plagiarism, likelihood])
 
 
 def crossfit_auc(attacks: Attacks, rng: np.random.Generator, level: float = 0.95) -> Estimate:

@@ -99,6 +99,23 @@ def nearest(queries: Points, reference: Points, k: int = 1) -> np.ndarray:
     return found[:, repeats]
 
 
+def nearest_rows(queries: Points, reference: Points, k: int = 1) -> np.ndarray:
+    """Row numbers of the ``k`` nearest points of ``reference``, (N,) or, for k > 1, (N, k).
+
+    Not ordered by distance; of equally near points the first is taken where k is 1.
+    """
+    found = np.empty((len(queries), k), dtype=np.int64)
+    step = max(1, _CHUNK_CELLS // max(len(reference), 1))
+    for start in range(0, len(queries), step):
+        rows = np.arange(start, min(start + step, len(queries)))
+        between = _between(queries, rows, reference)
+        if k == 1:
+            found[rows, 0] = between.argmin(axis=1)
+        else:
+            found[rows] = np.argpartition(between, k - 1, axis=1)[:, :k]
+    return found[:, 0] if k == 1 else found
+
+
 def _between(queries: Points, rows: np.ndarray, reference: Points) -> np.ndarray:
     between: Callable[[Points], np.ndarray] = queries.take(rows).distances  # type: ignore[assignment]
     return between(reference)
