@@ -16,6 +16,7 @@ GENERATORS: Registry[Generator] = Registry(
         "ctgan": "generators.tabular.ctgan:CTGAN",
         "diffusion": "generators.image.diffusion:Diffusion",
         "forest": "generators.tabular.forest:Forest",
+        "gaussian-copula": "generators.tabular.gaussian_copula:GaussianCopula",
         "independent": "generators.tabular.independent:Independent",
         "mixture": "generators.tabular.mixture:Mixture",
         "sdv-copulagan": "generators.tabular.sdv:SdvCopulaGAN",

@@ -130,44 +130,73 @@ class ConditionalNetwork(nn.Module):
         with torch.no_grad():
             self.head_bias.copy_(((counts + 0.5) / len(tokens)).log())
 
-    def hidden(
-        self, tokens: torch.Tensor, known: torch.Tensor, targets: slice = slice(None)
-    ) -> torch.Tensor:
-        """The last hidden layer of the ``targets``, float, shape (T, B, width).
+    def embedded(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What stands for each token (int64, (B, S)); (B, S, embedding)."""
+        return F.embedding(tokens + self.get_buffer("starts"), self.embedding)
+
+    def losses(self, tokens: torch.Tensor, same: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Minus the log-probability of every token given the known ones, nats, shape (S, B).
 
         Args:
-            tokens: int64, (B, S); what stands where nothing is known does not matter.
-            known: 1.0 where a target may see a sub-column, (T, B, S).
-            targets: the sub-columns to predict.
+            tokens: int64, (B, S).
+            same: 1.0 where a target may see a sub-column, in all but the last R rows, (S, S).
+            known: 1.0 where a target may see a sub-column in each of the last R rows, (S, R, S).
         """
-        rows = len(tokens)
-        seen = self.embedding[tokens + self.get_buffer("starts")]
-        inputs = (seen * known.unsqueeze(-1)).flatten(2)
-        bias = self.first_bias[targets].expand(-1, rows, -1)
-        first = torch.baddbmm(bias, inputs, self.first[targets])
-        hidden = F.silu(first + torch.bmm(known, self.known[targets]))
-        bias = self.second_bias[targets].expand(-1, rows, -1)
-        return hidden + F.silu(torch.baddbmm(bias, hidden, self.second[targets]))
-
-    def losses(self, tokens: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        """Minus the log-probability of every token given the known ones, nats, shape (S, B)."""
-        hidden = self.hidden(tokens, known)
-        weights, biases = (
+        seen, alike = self.embedded(tokens), len(tokens) - known.shape[1]
+        parts = []
+        if alike:
+            parts.append(self._first_alike(seen[:alike], same))
+        if alike < len(tokens):
+            parts.append(self._first_each(seen[alike:], known))
+        hidden = self._second(torch.cat(parts, dim=1), slice(None))
+        heads = zip(
             torch.split(self.head, self.sizes),
             torch.split(self.head_bias, self.sizes),
+            strict=True,
         )
         each = [
-            F.cross_entropy(F.linear(hidden[at], *head).float(), tokens[:, at], reduction="none")
-            for at, head in enumerate(zip(weights, biases, strict=True))
+            F.cross_entropy(F.linear(layer, *head).float(), tokens[:, at], reduction="none")
+            for at, (layer, head) in enumerate(zip(hidden.unbind(0), heads, strict=True))
         ]
         return torch.stack(each)
 
-    def logits(self, tokens: torch.Tensor, known: torch.Tensor, at: int) -> torch.Tensor:
-        """Logits of sub-column ``at`` given those that are ``known`` (B, S); shape (B, size)."""
-        hidden = self.hidden(tokens, known.unsqueeze(0), slice(at, at + 1))[0]
+    def logits(self, inputs: torch.Tensor, known: torch.Tensor, at: int) -> torch.Tensor:
+        """Logits of sub-column ``at``, shape (B, size).
+
+        Args:
+            inputs: what stands for the known tokens, zeros for the others; (B, S, embedding).
+            known: 1.0 where a sub-column is known; (B, S).
+            at: the sub-column.
+        """
+        first = torch.addmm(self.first_bias[at], inputs.flatten(1), self.first[at])
+        first = torch.addmm(first, known, self.known[at])
+        hidden = self._second(first.unsqueeze(0), slice(at, at + 1))[0]
         begin = int(self.get_buffer("starts")[at])
         span = slice(begin, begin + self.sizes[at])
         return F.linear(hidden, self.head[span], self.head_bias[span])
+
+    def _first_alike(self, seen: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+        """The first layer of all targets, (S, B, width), where all rows see the same: one product.
+
+        What is hidden is taken out of the weights, which are fewer than the inputs.
+        """
+        wide, inputs, width = self.first.shape
+        shown = self.first.view(wide, wide, -1, width) * same[:, :, None, None]
+        weights = shown.permute(1, 2, 0, 3).reshape(inputs, wide * width)
+        first = (seen.flatten(1) @ weights).view(len(seen), wide, width).transpose(0, 1)
+        return first + (self.first_bias + torch.bmm(same.unsqueeze(1), self.known))
+
+    def _first_each(self, seen: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """The first layer of all targets, (S, B, width), where each row sees its own (S, B, S)."""
+        inputs = (seen * known.unsqueeze(-1)).flatten(2)
+        first = torch.baddbmm(self.first_bias.expand(-1, len(seen), -1), inputs, self.first)
+        return first + torch.bmm(known, self.known)
+
+    def _second(self, first: torch.Tensor, targets: slice) -> torch.Tensor:
+        """The last hidden layer of the ``targets``, (T, B, width)."""
+        hidden = F.silu(first)
+        bias = self.second_bias[targets].expand(-1, hidden.shape[1], -1)
+        return hidden + F.silu(torch.baddbmm(bias, hidden, self.second[targets]))
 
 
 @dataclass(kw_only=True)
@@ -419,12 +448,13 @@ class Autoregressive(Resumable, Conditional, Density):
         share: Mapping[int, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         tokens, seen = tokens.clone(), known.float()
+        inputs = self.network_.embedded(tokens) * seen.unsqueeze(-1)
         logs = torch.zeros(len(tokens), dtype=torch.float64)
         for at in order:
             here = known[:, at]
             if bool(here.all()):
                 continue
-            chances = self._logits(tokens, seen, at).softmax(1)
+            chances = self._logits(tokens, inputs, seen, at).softmax(1)
             if at in share:
                 part = share[at]
                 chances = chances * (part[tokens[:, at - 1]] if part.dim() > 1 else part)
@@ -435,12 +465,22 @@ class Autoregressive(Resumable, Conditional, Density):
             likely = (chances.gather(1, drawn) / chances.sum(1, keepdim=True))[:, 0].double().log()
             tokens[:, at] = torch.where(here, tokens[:, at], drawn[:, 0])
             logs += torch.where(here, 0.0, likely)
-            seen[:, at] = 1.0
+            self._show(tokens, inputs, seen, at)
         return tokens, logs
 
-    def _logits(self, tokens: torch.Tensor, seen: torch.Tensor, at: int) -> torch.Tensor:
+    def _show(
+        self, tokens: torch.Tensor, inputs: torch.Tensor, seen: torch.Tensor, at: int
+    ) -> None:
+        """Make sub-column ``at`` known to those that come after it, in place."""
+        begin = self.network_.get_buffer("starts")[at]
+        inputs[:, at] = F.embedding(tokens[:, at] + begin, self.network_.embedding)
+        seen[:, at] = 1.0
+
+    def _logits(
+        self, tokens: torch.Tensor, inputs: torch.Tensor, seen: torch.Tensor, at: int
+    ) -> torch.Tensor:
         """Logits of sub-column ``at``; minus infinity where the coarse token forbids a fine one."""
-        logits = self.network_.logits(tokens, seen, at)
+        logits = self.network_.logits(inputs, seen, at)
         if self.tokens_.subcolumns[at].fine:
             possible = self.tokens_.possible(at, tokens[:, at - 1].numpy())
             logits = logits.masked_fill(~torch.from_numpy(possible), -math.inf)
@@ -471,11 +511,12 @@ class Autoregressive(Resumable, Conditional, Density):
     @torch.inference_mode()
     def _log_probability(self, tokens: torch.Tensor) -> np.ndarray:
         seen = torch.zeros(tokens.shape)
+        inputs = torch.zeros_like(self.network_.embedded(tokens))
         total = torch.zeros(len(tokens), dtype=torch.float64)
         for at in self.order_:
-            logits = self._logits(tokens, seen, at)
+            logits = self._logits(tokens, inputs, seen, at)
             total += logits.double().log_softmax(1).gather(1, tokens[:, at : at + 1])[:, 0]
-            seen[:, at] = 1.0
+            self._show(tokens, inputs, seen, at)
         return total.numpy()
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -529,7 +570,9 @@ class _Training:
         self.epoch.register_buffer("order", order)
         place = torch.empty(rows.shape[1])
         place[torch.tensor(settings.order_)] = torch.arange(rows.shape[1]) / rows.shape[1]
-        self.place = place.to(rows.device)
+        place = place.to(rows.device)
+        # What each target may see in the order of sampling; (S, S).
+        self.same = (place.unsqueeze(0) < place.unsqueeze(1)).float()
 
     def step(self, index: int) -> torch.Tensor:
         """One update; gives the loss per row in nats."""
@@ -538,7 +581,7 @@ class _Training:
         for group in self.adam.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            each = self.network.losses(batch, self.orders(len(batch), self.random))
+            each = self.network.losses(batch, self.same, self.orders(len(batch), self.random))
         loss = each.mean(dim=1).sum()
         self.adam.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -555,13 +598,15 @@ class _Training:
         return max(1, self.total // _EVALUATIONS)
 
     def orders(self, rows: int, generator: torch.Generator) -> torch.Tensor:
-        """What each target may see in each of ``rows`` rows: 1.0 or 0.0, shape (S, rows, S)."""
-        wide = len(self.place)
-        place = torch.rand(rows, wide, generator=generator, device=self.device)
+        """What each target may see in those of ``rows`` rows that have orders of their own.
+
+        1.0 or 0.0, shape (S, R, S); the rows before these R keep to the order of sampling.
+        """
+        own = rows - round(rows * self.settings.fixed_order)
+        place = torch.rand(own, len(self.same), generator=generator, device=self.device)
         for at, sub in enumerate(self.settings.tokens_.subcolumns):
             if sub.fine:  # at once after its coarse one
                 place[:, at] = place[:, at - 1] + 1e-7
-        place[: round(rows * self.settings.fixed_order)] = self.place
         targets = place.t().unsqueeze(2)
         return (place.unsqueeze(0) < targets).float()
 
@@ -618,7 +663,7 @@ class _Training:
         same = torch_generator(self.device, self.settings.name, self.settings.seed, "evaluate")
         network: Any = self.ema.module
         losses = [
-            network.losses(part, self.orders(len(part), same)).sum()
+            network.losses(part, self.same, self.orders(len(part), same)).sum()
             for part in torch.split(self.held_out, _MICRO_BATCH)
         ]
         self.best.take(network, float(torch.stack(losses).sum()) / len(self.held_out))
