@@ -1,11 +1,13 @@
 """When things run: by hand, or on schedules and a sensor that an operator switches on."""
 
-from __future__ import annotations
+from collections.abc import Iterator
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from .assets import CATALOGUE, asset_key, identifier
+from .assets import CATALOGUE, GPU_POOL, asset_key, identifier
+from .home import Home
+from .reporting import log_progress, short_failures
 from .spec import DatasetSpec
 
 
@@ -40,3 +42,66 @@ def build_catalogue_sensor() -> dg.AutomationConditionSensorDefinition:
         target=dg.AssetSelection.assets(CATALOGUE),
         default_status=dg.DefaultSensorStatus.STOPPED,
     )
+
+
+REQUEST_TAG = "likeness/request"
+_MOST_RUNS = 10
+
+
+class RequestConfig(dg.Config):
+    """Which request a run answers."""
+
+    id: str
+
+
+def build_request_job() -> dg.JobDefinition:
+    """The job that answers one request of the inbox."""
+
+    @dg.op(name="answer_request", pool=GPU_POOL)
+    def answer(context: dg.OpExecutionContext, config: RequestConfig) -> None:
+        from .requests.work import process
+
+        with short_failures():
+            status = process(Home.from_environment(), config.id, log_progress(context))
+        context.log.info(f"{status.name}: {status.state} {status.version or status.message}")
+        context.add_output_metadata(
+            {"state": status.state, "version": status.version or "", "request": status.id}
+        )
+        if status.state in ("QUARANTINED", "FAILED", "REJECTED"):
+            raise dg.Failure(description=status.message, allow_retries=False)
+
+    @dg.job(name="request", description="Answers a request: see `likeness request`.")
+    def request() -> None:
+        answer()
+
+    return request
+
+
+def build_request_sensor(job: dg.JobDefinition) -> dg.SensorDefinition:
+    """The sensor that starts a run for each request that waits, and takes in dropped files."""
+
+    @dg.sensor(
+        name="requests",
+        job=job,
+        minimum_interval_seconds=5,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Answers the requests in the inbox.",
+    )
+    def requests(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
+        from .requests.dropped import take_dropped
+        from .requests.work import pending
+
+        home = Home.from_environment()
+        take_dropped(home)
+        for identity in pending(home):
+            tags = {REQUEST_TAG: identity}
+            runs = context.instance.get_runs(dg.RunsFilter(tags=tags), limit=_MOST_RUNS)
+            # A key is never launched again, even if its run died; so each run has its own.
+            if len(runs) < _MOST_RUNS and all(run.is_finished for run in runs):
+                yield dg.RunRequest(
+                    run_key=f"{identity}:{len(runs) + 1}",
+                    run_config={"ops": {"answer_request": {"config": {"id": identity}}}},
+                    tags=tags,
+                )
+
+    return requests

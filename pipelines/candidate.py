@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 
 from generators.schema import Data, ImageSchema, Schema
@@ -74,11 +75,16 @@ def write_csv(folder: Path, *, safe: bool) -> None:
         split = file.name.split("-")[0]
         target = folder / "export" / f"{split}.csv"
         frame = read_rows([file]).to_pandas(timestamp_as_object=False)
-        if safe:
-            texts = [name for name in frame.columns if frame[name].dtype == object]
-            frame = frame.assign(**{name: frame[name].map(_harmless) for name in texts})
-            frame.columns = [str(_harmless(name)) for name in frame.columns]
+        frame = harmless(frame) if safe else frame
         frame.to_csv(target, index=False, mode="a", header=not target.exists())
+
+
+def harmless(frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with a quote before each text that a spreadsheet would run as a formula."""
+    texts = [name for name in frame.columns if frame[name].dtype == object]
+    safe = frame.assign(**{name: frame[name].map(_harmless) for name in texts})
+    safe.columns = pd.Index([_harmless(name) for name in safe.columns])
+    return safe
 
 
 def _harmless(cell: object) -> object:

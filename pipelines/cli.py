@@ -26,6 +26,7 @@ from .boundary import InternalError, boundary
 from .declare import Options, to_spec
 from .home import Home
 from .protection.leaks import LeakError
+from .requests.commands import request, worker
 from .terminal import Terminal
 
 EXIT_INTERNAL, EXIT_INPUT, EXIT_QUARANTINED, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -457,7 +458,7 @@ def _renew_catalogue(place: Home) -> None:
 def serve(home: Path, no_approvals: bool, **given: Any) -> None:  # noqa: ANN401
     r"""Serve the lake and the inbox: pages for people, REST below /v1 for programs.
 
-    It only drops requests; the sensor of `likeness ui` or `likeness request work` answers them.
+    It only drops requests; the sensor of `likeness ui` or `likeness worker` answers them.
 
     \b
     Token:  made at the first start in HOME/serve.token, for its owner alone; or
@@ -474,6 +475,10 @@ def serve(home: Path, no_approvals: bool, **given: Any) -> None:  # noqa: ANN401
 
     options = ServeOptions(approvals=not no_approvals, **given)
     serve_home(Home(home.absolute()), options, click.echo)
+
+
+main.add_command(request)
+main.add_command(worker)
 
 
 def _home() -> Home:

@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 
 from .assets import build_catalogue
-from .automation import build_catalogue_sensor
+from .automation import build_catalogue_sensor, build_request_job, build_request_sensor
 from .datasets import dataset_names
 
 _MAX_CONCURRENT_STEPS = 2
@@ -24,9 +24,11 @@ def defs() -> dg.Definitions:
     """All definitions of Likeness."""
     datasets = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
     published = [dg.AssetKey([name, "published"]) for name in dataset_names()]
+    request = build_request_job()
     common = dg.Definitions(
         assets=[build_catalogue(published)],
-        sensors=[build_catalogue_sensor()],
+        jobs=[request],
+        sensors=[build_catalogue_sensor(), build_request_sensor(request)],
         executor=build_executor(),
     )
     return dg.Definitions.merge(datasets, common)

@@ -29,7 +29,7 @@ def short_failures() -> Iterator[None]:
         raise dg.Failure(description=str(error), allow_retries=retry) from None
 
 
-def log_progress(context: dg.AssetExecutionContext) -> OnProgress:
+def log_progress(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> OnProgress:
     """A callback that writes a line to the run's log, at most every five seconds or so."""
     last_line, last_phase = float("-inf"), ""
 

@@ -57,8 +57,10 @@ ANSWERED = FINAL | {"PUBLISHED"}
 """States in which there is nothing to wait for."""
 _NEXT: dict[str, frozenset[str]] = {
     "": frozenset({"RECEIVED"}),
-    "RECEIVED": frozenset({"VALIDATED", "REJECTED", "CANCELED"}),
-    "VALIDATED": frozenset({"NEEDS_APPROVAL", "QUEUED", "PUBLISHED", "CANCELED"}),
+    "RECEIVED": frozenset({"VALIDATED", "REJECTED", "FAILED", "CANCELED"}),
+    "VALIDATED": frozenset(
+        {"NEEDS_APPROVAL", "QUEUED", "PUBLISHED", "REJECTED", "FAILED", "CANCELED"}
+    ),
     "NEEDS_APPROVAL": frozenset({"QUEUED", "CANCELED"}),
     "QUEUED": frozenset({"RUNNING", "CANCELED", "FAILED", "REJECTED"}),
     "RUNNING": frozenset(
@@ -231,14 +233,20 @@ class Inbox:
         folders = [name for name in self._store.folders() if _ID.fullmatch(name)]
         return [name for name in folders if self._store.exists(f"{name}/{_REQUEST}")]
 
+    def last(self, identity: str) -> Event | None:
+        """The newest event, or None where a crash has left none."""
+        names = self._event_names(identity)
+        if not names:
+            return None
+        return Event(len(names), **json.loads(self._store.get(names[-1])))
+
+    def _event_names(self, identity: str) -> Sequence[str]:
+        names = self._store.list(f"{_checked(identity)}/events")
+        return [name for name in names if f"/{TEMPORARY}" not in name]
+
     def events(self, identity: str) -> tuple[Event, ...]:
         """What happened, oldest first."""
-        names = [
-            name
-            for name in self._store.list(f"{_checked(identity)}/events")
-            if f"/{TEMPORARY}" not in name
-        ]
-        found = [json.loads(self._store.get(name)) for name in names]
+        found = [json.loads(self._store.get(name)) for name in self._event_names(identity)]
         return tuple(Event(number, **event) for number, event in enumerate(found, start=1))
 
     def append(self, identity: str, after: int, state: State, **facts: Any) -> bool:  # noqa: ANN401

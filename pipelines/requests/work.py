@@ -20,14 +20,13 @@ from .. import steps
 from ..boundary import InternalError, boundary
 from ..home import Home
 from ..protection.leaks import LeakError
-from ..publication import log
 from ..publication.log import Published
 from ..publication.retire import collect
 from ..publication.retire import retire as retire_version
-from ..publication.store import open_lake
 from ..steps import RunResult
-from .inbox import PUBLISHING, Inbox, InboxError, Status
+from .inbox import PUBLISHING, Inbox, Status
 from .model import DataRequest, Problem, RequestError, duration
+from .notify import notify, of_request
 from .plan import Plan, approval, find_base, plan, read
 
 MAX_ATTEMPTS = 3
@@ -69,8 +68,11 @@ def process(home: Home, identity: str, progress: OnProgress | None = None) -> St
     inbox.request(identity)
     with inbox.working(identity) as mine:
         if mine:
+            before = inbox.status(identity).state
             for advance in (_admit, _answer, _expire):
                 advance(inbox, identity, progress)
+            if inbox.status(identity).state != before:
+                _notify(inbox, identity)
     return inbox.status(identity)
 
 
@@ -78,16 +80,18 @@ def admit(home: Home, identity: str) -> Status:
     """Check a request against its dataset, and answer it at once where a version does already."""
     inbox = Inbox(home)
     with inbox.working(identity) as mine:
+        before = inbox.status(identity).state
         if mine:
             _admit(inbox, identity, None)
+            if inbox.status(identity).state != before:
+                _notify(inbox, identity)
     return inbox.status(identity)
 
 
 def pending(home: Home) -> list[str]:
     """The requests that a worker can advance now, the oldest first."""
     inbox = Inbox(home)
-    found = [status for status in reversed(inbox.list()) if _actionable(inbox, status)]
-    return [status.id for status in found]
+    return [identity for identity in inbox.ids() if _actionable(inbox, identity)]
 
 
 def attempts(status: Status) -> int:
@@ -95,35 +99,38 @@ def attempts(status: Status) -> int:
     return sum("attempt" in event.facts and event.state == "RUNNING" for event in status.events)
 
 
-def _actionable(inbox: Inbox, status: Status) -> bool:
-    if status.state in ("RECEIVED", "VALIDATED", "QUEUED"):
+def _actionable(inbox: Inbox, identity: str) -> bool:
+    last = inbox.last(identity)
+    if last is None or last.state in ("RECEIVED", "VALIDATED", "QUEUED"):
         return True
-    if status.state == "RUNNING":
-        return inbox.idle(status.id)
-    return status.state in ("PUBLISHED", "EXPIRED") and _due(inbox, status)
+    if last.state == "RUNNING":
+        return inbox.idle(identity)
+    return last.state in ("PUBLISHED", "EXPIRED") and _due(inbox, inbox.status(identity))
 
 
 def _admit(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:  # noqa: ARG001
     """RECEIVED → VALIDATED → QUEUED, NEEDS_APPROVAL or, of an equal one, PUBLISHED."""
-    status, request = inbox.status(identity), inbox.request(identity)
-    if status.state == "RECEIVED":
-        try:
-            with boundary("admit", inbox.home):
-                _planned(inbox.home, request)
-        except RequestError as error:
-            _append(inbox, identity, "REJECTED", **_problems(error))
-        else:
-            _append(inbox, identity, "VALIDATED")
-        status = inbox.status(identity)
-    if status.state == "VALIDATED":
-        ready = _planned(inbox.home, request)
-        reason = approval(request, inbox.home)
-        if ready is not None and ready.existing is not None:
-            _append(inbox, identity, "PUBLISHED", **_published((ready.existing,), request))
-        elif reason:
-            _append(inbox, identity, "NEEDS_APPROVAL", message=reason)
-        else:
-            _append(inbox, identity, "QUEUED")
+    request = inbox.request(identity)
+    if inbox.status(identity).state not in ("RECEIVED", "VALIDATED"):
+        return
+    try:
+        with boundary("admit", inbox.home):
+            ready = _planned(inbox.home, request)
+            reason = approval(request, inbox.home)
+    except RequestError as error:
+        _append(inbox, identity, "REJECTED", **_problems(error))
+        return
+    except LikenessError as error:
+        _append(inbox, identity, "FAILED", message=str(error))
+        return
+    if inbox.status(identity).state == "RECEIVED":
+        _append(inbox, identity, "VALIDATED")
+    if ready is not None and ready.existing is not None:
+        _append(inbox, identity, "PUBLISHED", **_published((ready.existing,), request))
+    elif reason:
+        _append(inbox, identity, "NEEDS_APPROVAL", message=reason)
+    else:
+        _append(inbox, identity, "QUEUED")
 
 
 def _planned(home: Home, request: DataRequest) -> Plan | None:
@@ -274,6 +281,11 @@ def _still_wanted(inbox: Inbox, expired: Status) -> set[str]:
     }
 
 
+def _notify(inbox: Inbox, identity: str) -> None:
+    names = inbox.request(identity).spec.delivery.notify
+    notify(inbox.home, of_request(inbox.status(identity)), names)
+
+
 def _append(inbox: Inbox, identity: str, state: Any, **facts: Any) -> bool:  # noqa: ANN401
     """Record a state after the newest event; False where the request was canceled meanwhile."""
     while True:
@@ -306,12 +318,3 @@ class _Reporter:
             raise CanceledError("the request was canceled")
         told = {**asdict(progress), "remaining": progress.remaining, "at": time.time()}
         self._inbox.tell(self._identity, told)
-
-
-def latest_version(home: Home, name: str) -> str | None:
-    """``name@3`` of the newest version that stands, or None."""
-    entry = log.newest(open_lake(home.lake), name)
-    return f"{name}@{entry.version}" if entry else None
-
-
-__all__ = ["Answer", "CanceledError", "InboxError", "admit", "attempts", "pending", "process"]

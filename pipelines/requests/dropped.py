@@ -1,0 +1,76 @@
+"""Requests as files: a ``*.yaml`` in the inbox becomes a request, or gets its problems beside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from dataclasses import asdict
+from pathlib import Path
+
+from ..home import Home, write_text
+from .inbox import Inbox
+from .model import MAX_BYTES, Problem, RequestError, parse_request
+
+PROBLEMS = ".problems.json"
+_TAKEN = "dropped.yaml"
+
+
+def take_dropped(home: Home) -> list[str]:
+    """Submit the files that lie in the inbox; gives the ids of the new requests.
+
+    A good file moves to its request's folder. A bad one stays, and ``<name>.problems.json`` says
+    what is wrong with it; it is looked at again once it has changed.
+    """
+    inbox = Inbox(home)
+    taken = []
+    for path in sorted(home.requests.glob("*.yaml")):
+        try:
+            content = _content(path)
+            digest = hashlib.sha256(content).hexdigest()
+            if _told(path) == digest:
+                continue
+            # The same file, found again after a crash, is the same request.
+            receipt = inbox.submit(parse_request(content), idempotency_key=f"{path.name} {digest}")
+        except RequestError as error:
+            _tell(path, error)
+            continue
+        except FileNotFoundError:
+            continue  # another worker has taken it
+        taken.append(receipt.id)
+        path.replace(inbox.folder(receipt.id) / _TAKEN)
+        _problems_of(path).unlink(missing_ok=True)
+    return taken
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a plain file: a link could name a file that its owner may not read."""
+    if path.is_symlink():
+        raise RequestError((Problem("request", "must be a plain file, not a link"),))
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise RequestError((Problem("request", "must be a plain file"),))
+        return file.read(MAX_BYTES + 1)
+
+
+def _problems_of(path: Path) -> Path:
+    return path.with_name(path.name + PROBLEMS)
+
+
+def _told(path: Path) -> str | None:
+    try:
+        said: str = json.loads(_problems_of(path).read_text("utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return said
+
+
+def _tell(path: Path, error: RequestError) -> None:
+    try:
+        digest = hashlib.sha256(_content(path)).hexdigest()
+    except (OSError, RequestError):
+        digest = ""
+    problems = [asdict(problem) for problem in error.problems]
+    write_text(_problems_of(path), json.dumps({"sha256": digest, "problems": problems}, indent=1))
