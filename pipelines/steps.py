@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import resource
+import tempfile
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -43,7 +44,7 @@ from .cases import plant
 from .home import Home, canonical_json, whole_folder, write_text
 from .ingest import split_and_protect, store
 from .matching import ON_ALL, Likeness, Matching, conditioned, unmatched
-from .order import Order, split_rows
+from .order import EdgeCases, Order, split_rows
 from .pictures import contact_sheet
 from .protection.fake import fake_columns, fresh_surrogates
 from .protection.leaks import LeakScan, count_copies, scan
@@ -194,6 +195,27 @@ def drawn(generator: Generator, release: Release, progress: OnProgress | None = 
     schema = _table(release.learned)
     data = data[list(schema.names)]
     return (plant(data, schema, order) if order.cases.any else data).rename(columns=order.rename)
+
+
+@guarded
+def previewed(release: Release, rows: int) -> pd.DataFrame:
+    """Some rows of an order as they would be published, searched for real values.
+
+    Raises:
+        ParameterError: the release makes images.
+        LeakError: a row holds a value that protection removed.
+    """
+    order = release.order
+    if order is None:
+        raise ParameterError("a preview is of an order, this release has none")
+    few = order.sample.model_copy(update={"rows": rows})
+    asked = order.model_copy(update={"sample": few, "cases": EdgeCases(), "splits": {}})
+    frame = _frame(drawn(_loaded(release, None), replace(release, order=asked)))
+    with tempfile.TemporaryDirectory(dir=release.home.vault) as folder:
+        path = Path(folder) / "preview.parquet"
+        frame.to_parquet(path, index=False)
+        scan({"preview.parquet": path}, {}, release.real.sensitive, _declared(release))
+    return frame
 
 
 def candidate(release: Release) -> Candidate:
@@ -350,7 +372,13 @@ def publish(release: Release) -> Published:
         scan({}, texts, release.real.sensitive, _declared(release))
 
     remember_release(release)
-    published = publish_to_lake(release.home.lake, replace(request, facts=facts), inspect)
+    return signed(
+        publish_to_lake(release.home.lake, replace(request, facts=facts), inspect), signer
+    )
+
+
+def signed(published: Published, signer: Signer | None) -> Published:
+    """``published``, with its signature where there is a key."""
     if signer is not None:
         entry = read_log(published.store, published.dataset)[published.version - 1]
         signer.sign(published.store, published.dataset, published.version, entry.to_bytes())

@@ -148,15 +148,21 @@ class TableDeclaration(Model):
                 for name in (first, other):
                     if name not in self.columns:
                         raise ValueError(f"constraint {constraint!r} names no column: {name!r}")
+                if any(self.columns[name].unique for name in (first, other)):
+                    raise ValueError(f"constraint {constraint!r} must not name a unique column")
                 kinds = {self.columns[name].kind for name in (first, other)}
                 if not kinds <= {"integer", "number"} and not kinds <= {"date", "datetime"}:
                     raise ValueError(
                         f"constraint {constraint!r} must compare two numbers or two dates"
                     )
         key = self.primary_key
-        if key is not None and (key not in self.columns or not self.columns[key].unique):
-            raise ValueError("the primary key must be a column with unique: true")
+        if key is not None and not (key in self.columns and self._identifies(self.columns[key])):
+            raise ValueError("the primary key must be an id or unique column that is never missing")
         return self
+
+    @staticmethod
+    def _identifies(column: ColumnDeclaration) -> bool:
+        return (column.unique or column.kind == "id") and not column.null_share
 
 
 class KeyDeclaration(Model):

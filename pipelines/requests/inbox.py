@@ -28,13 +28,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from generators.base import LikenessError, ParameterError
 
 from ..home import Home, canonical_json, write_text
 from ..publication.store import TEMPORARY, LocalStore
 from .model import DataRequest, Problem, RequestError, parse_request
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 State = Literal[
     "RECEIVED",
@@ -72,6 +75,7 @@ _NEXT: dict[str, frozenset[str]] = {
 }
 _ID = re.compile(r"^[0-9a-z][0-9a-z-]{7,63}$")
 _REQUEST, _PROGRESS, _LOCK = "request.yaml", "progress.json", "lock"
+_PREVIEW = "preview.parquet"
 PUBLISHING = "publish"
 """The phase of a running request from which on it cannot be canceled any more."""
 _POLL_SECONDS = 0.2
@@ -317,6 +321,13 @@ class Inbox:
         """Replace what is told of a running request's progress."""
         write_text(self.folder(identity) / _PROGRESS, canonical_json(dict(progress)))
 
+    def show(self, identity: str, rows: pd.DataFrame) -> None:
+        """Keep ``rows`` as the request's preview."""
+        target = self.folder(identity) / _PREVIEW
+        partial = target.with_name(f".{_PREVIEW}.{os.getpid()}")
+        rows.to_parquet(partial, index=False)
+        partial.replace(target)
+
     def folder(self, identity: str) -> Path:
         """Where a request lies."""
         return self.home.requests / _checked(identity)
@@ -365,7 +376,7 @@ class Inbox:
         return told
 
     def _preview(self, identity: str) -> str | None:
-        path = self.folder(identity) / "preview.parquet"
+        path = self.folder(identity) / _PREVIEW
         return str(path) if path.is_file() else None
 
 

@@ -26,7 +26,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -45,6 +45,7 @@ _log = logging.getLogger("likeness.notify")
 NotifiedState = Literal[
     "PUBLISHED", "QUARANTINED", "FAILED", "REJECTED", "NEEDS_APPROVAL", "EXPIRED"
 ]
+NOTIFIED: tuple[str, ...] = get_args(NotifiedState)
 
 
 class Webhook(Model):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,13 +20,17 @@ from .. import steps
 from ..boundary import InternalError, boundary
 from ..home import Home
 from ..protection.leaks import LeakError
+from ..publication import log
 from ..publication.log import Published
 from ..publication.retire import collect
 from ..publication.retire import retire as retire_version
+from ..publication.store import open_lake
+from ..release import Release
 from ..steps import RunResult
+from . import declared
 from .inbox import PUBLISHING, Inbox, Status
 from .model import DataRequest, Problem, RequestError, duration
-from .notify import notify, of_request
+from .notify import NOTIFIED, notify, of_request
 from .plan import Plan, approval, find_base, plan, read
 
 MAX_ATTEMPTS = 3
@@ -115,7 +119,7 @@ def _admit(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:  #
         return
     try:
         with boundary("admit", inbox.home):
-            ready = _planned(inbox.home, request)
+            existing = _existing(inbox.home, request)
             reason = approval(request, inbox.home)
     except RequestError as error:
         _append(inbox, identity, "REJECTED", **_problems(error))
@@ -125,20 +129,28 @@ def _admit(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:  #
         return
     if inbox.status(identity).state == "RECEIVED":
         _append(inbox, identity, "VALIDATED")
-    if ready is not None and ready.existing is not None:
-        _append(inbox, identity, "PUBLISHED", **_published((ready.existing,), request))
+    if existing:
+        _append(inbox, identity, "PUBLISHED", **_published(existing, request))
     elif reason:
         _append(inbox, identity, "NEEDS_APPROVAL", message=reason)
     else:
         _append(inbox, identity, "QUEUED")
 
 
-def _planned(home: Home, request: DataRequest) -> Plan | None:
-    """The plan, where it can be made without reading real data."""
+def _existing(home: Home, request: DataRequest) -> tuple[Published, ...]:
+    """The versions that answer an equal request, as far as that is known without real data.
+
+    Raises:
+        RequestError: the request does not fit its source; all problems at once.
+    """
     if request.spec.source.dataset is None:
-        return None
+        declared.check(request)
+        return declared.standing(declared.parts(home, request))
     base = find_base(home, request)
-    return plan(home, request, base, base.real) if base.real is not None else None
+    if base.real is None:
+        return ()
+    found = plan(home, request, base, base.real).existing
+    return (found,) if found is not None else ()
 
 
 def _answer(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:
@@ -186,12 +198,47 @@ def _made(inbox: Inbox, identity: str, request: DataRequest, report: OnProgress)
         _publishing(inbox, identity)
 
     home = inbox.home
+    if request.spec.source.dataset is None:
+        return _declared(inbox, identity, request, report, publishing)
     report(Progress("ingest", 0, 1, 0.0))
     base = find_base(home, request)
     ready = plan(home, request, base, read(home, base))
     if ready.existing is not None:
         return Answer((ready.existing,))
+    if request.spec.preview:
+        _preview(inbox, identity, ready.release, request.spec.preview)
     return _learned(ready, report, publishing)
+
+
+def _preview(inbox: Inbox, identity: str, release: Release, rows: int) -> None:
+    """Keep some rows of a model that is there, if a release of it has been published before.
+
+    A preview is not judged, so it is shown only of a model whose own release a contract has let
+    through, and after a search for values that must not be seen.
+    """
+    plain = replace(release, order=None)
+    judged = log.find(open_lake(inbox.home.lake), plain.spec.name, plain.key)
+    if judged is not None and plain.model_folder.is_dir():
+        inbox.show(identity, steps.previewed(release, rows))
+
+
+def _declared(
+    inbox: Inbox,
+    identity: str,
+    request: DataRequest,
+    report: OnProgress,
+    publishing: Callable[[], None],
+) -> Answer:
+    declared.check(request)
+    made = declared.parts(inbox.home, request)
+    if existing := declared.standing(made):
+        return Answer(existing)
+    if request.spec.preview:
+        inbox.show(identity, declared.preview(made, request.spec.preview))
+    published, stopped = declared.answer(made, report, publishing)
+    return Answer(
+        published, None, tuple(_number(gate) for gate in stopped.blocking) if stopped else ()
+    )
 
 
 def _learned(ready: Plan, report: OnProgress, publishing: Callable[[], None]) -> Answer:
@@ -282,6 +329,8 @@ def _still_wanted(inbox: Inbox, expired: Status) -> set[str]:
 
 
 def _notify(inbox: Inbox, identity: str) -> None:
+    if inbox.status(identity).state not in NOTIFIED:
+        return
     names = inbox.request(identity).spec.delivery.notify
     notify(inbox.home, of_request(inbox.status(identity)), names)
 

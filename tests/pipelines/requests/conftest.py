@@ -1,4 +1,4 @@
-"""A small learned dataset that requests ask: real rows, a contract that a table of this size can pass."""
+"""A small learned dataset to ask: real rows, and a contract that a table of this size can pass."""
 
 from __future__ import annotations
 

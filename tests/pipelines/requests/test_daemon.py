@@ -56,8 +56,6 @@ def test_a_run_that_died_is_asked_for_again_under_a_new_key(
     assert (run.run_key, again.run_key) == (f"{identity}:1", f"{identity}:2")
 
 
-def _requests(
-    sensor: dg.SensorDefinition, instance: dg.DagsterInstance
-) -> list[dg.RunRequest]:
+def _requests(sensor: dg.SensorDefinition, instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     with dg.build_sensor_context(instance=instance) as context:
         return list(sensor.evaluate_tick(context).run_requests or ())

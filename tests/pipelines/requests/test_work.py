@@ -1,0 +1,232 @@
+"""Requests for a learned dataset, answered by the real steps on real data."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from generators.base import Progress
+from pipelines.home import Home
+from pipelines.order import CASE
+from pipelines.publication.log import read_log
+from pipelines.publication.verify import verify
+from pipelines.rebuild import rebuild
+from pipelines.requests import Client
+from pipelines.requests.inbox import Inbox, InboxError, Status
+from pipelines.requests.work import admit, pending, process
+
+ROOT = Path(__file__).resolve().parents[3]
+Ask = Callable[..., dict[str, Any]]
+
+
+def answered(home: Home, raw: dict[str, Any]) -> tuple[Status, pd.DataFrame]:
+    client = Client(home.root)
+    status = client.run(client.submit(raw).id)
+    assert status.state == "PUBLISHED", (status.message, status.problems)
+    return status, client.read(status.id)
+
+
+def rejected(home: Home, raw: dict[str, Any]) -> set[str]:
+    client = Client(home.root)
+    status = client.status(client.submit(raw).id)
+    assert status.state == "REJECTED", status
+    return {problem.field for problem in status.problems}
+
+
+def test_conditions_columns_splits_and_cases_are_met_exactly(home: Home, ask: Ask) -> None:
+    raw = ask(
+        where=["mdvis >= 1", {"column": "region", "op": "!=", "value": "west"}],
+        columns={"exclude": ["disea"], "rename": {"hlthg": "good"}},
+        splits={"train": 0.8, "test": 0.2},
+        edge_cases={
+            "null_rate": {"mdvis": 0.02},
+            "boundary": ["mdvis"],
+            "unseen_category": ["region"],
+            "unicode": True,
+            "duplicates": 0.01,
+        },
+        output={"formats": ["parquet", "csv"]},
+        preview=7,
+    )
+    status, frame = answered(home, raw)
+    ordinary = frame[frame[CASE].isna()]
+    assert list(frame.columns) == ["mdvis", "lncoins", "physlm", "good", "region", CASE]
+    assert len(ordinary) == 1_000
+    assert (ordinary["mdvis"] >= 1).all()
+    assert set(ordinary["region"]) == {"north", "south"}
+    cases = frame[CASE].value_counts()
+    assert frame.loc[frame[CASE] == "null:mdvis", "mdvis"].isna().all()
+    assert cases["null:mdvis"] / len(frame) == pytest.approx(0.02, abs=1 / len(frame))
+    assert cases["duplicate"] / len(frame) == pytest.approx(0.01, abs=1 / len(frame))
+    copies = frame.loc[frame[CASE] == "duplicate"].drop(columns=CASE)
+    assert copies.merge(ordinary.drop(columns=CASE).drop_duplicates()).shape == copies.shape
+    assert frame.loc[frame[CASE] == "unseen:region", "region"].eq("__UNSEEN__").all()
+    assert (frame.loc[frame[CASE] == "boundary:mdvis:below", "mdvis"] < 0).all()
+    folder = Path(str(status.events[-1].facts["location"]))
+    sizes = {path.name: len(pd.read_parquet(path)) for path in (folder / "data").iterdir()}
+    assert sorted(sizes.values())[0] == round(0.2 * len(frame))
+    table = pd.read_csv(folder / "export" / "train.csv", keep_default_na=False)
+    assert "'=1+1" in set(table["region"]) or "'=1+1" in set(
+        pd.read_csv(folder / "export" / "test.csv")["region"]
+    )
+    assert not table["region"].astype(str).str.startswith("=").any()
+    assert len(pd.read_parquet(str(status.preview))) == 7
+    assert verify(home.lake, "visits-test").passed
+    assert rebuild(home, "visits-test").passed
+    assert b"real rows that fulfil" in (folder / "README.md").read_bytes()
+
+
+def test_an_equal_request_is_answered_at_once_and_a_seed_makes_another(
+    home: Home, ask: Ask
+) -> None:
+    first, frame = answered(home, ask(rows=300))
+    client = Client(home.root)
+    receipt = client.submit(ask(rows=300, preview=5))
+    assert receipt.state == "PUBLISHED"
+    assert client.status(receipt.id).version == first.version == "visits-test@1"
+    other, rows = answered(home, ask(rows=300, seed=5))
+    assert other.version == "visits-test@2"
+    assert not rows.equals(frame)
+    seed = first.events[-1].facts
+    assert seed["content_digest"] != other.events[-1].facts["content_digest"]
+
+
+def test_quotas_are_exact_and_parity_holds(home: Home, ask: Ask) -> None:
+    _, frame = answered(
+        home, ask(balance={"column": "region", "probabilities": {"west": 0.5, "north": 0.1}})
+    )
+    assert frame["region"].value_counts().to_dict() == {"west": 500, "south": 400, "north": 100}
+    _, fair = answered(
+        home, ask(name="fair", fairness={"target": "hlthg", "sensitive": ["region"]})
+    )
+    shares = fair.groupby("region")["hlthg"].mean()
+    assert shares.max() - shares.min() < 0.01
+
+
+def test_few_matching_real_rows_are_said_and_the_model_is_judged(home: Home, ask: Ask) -> None:
+    status, frame = answered(home, ask(where=["mdvis >= 12"], rows=200))
+    assert (frame["mdvis"] >= 12).all()
+    folder = Path(str(status.events[-1].facts["location"]))
+    assert "too few to compare with" in (folder / "README.md").read_text()
+
+
+def test_all_that_does_not_fit_the_data_is_told_at_once(home: Home, ask: Ask) -> None:
+    fields = rejected(
+        home,
+        ask(
+            where=["mdvis >= 1", "age > 3", "region = mars"],
+            columns={"exclude": ["nothing"]},
+            edge_cases={"boundary": ["region"], "null_rate": {"nope": 0.1}},
+            quotas=["region = north:0.5", "hlthg = 1:0.5"],
+        ),
+    )
+    assert {"spec.where.1", "spec.where.2", "spec.columns.exclude", "spec.quotas"} <= fields
+    assert {"spec.edge_cases.boundary", "spec.edge_cases.null_rate"} <= fields
+    assert rejected(home, ask(acceptance={"privacy-copies": {"max": 0.5}})) == {
+        "spec.acceptance.privacy-copies"
+    }
+    assert rejected(home, ask(source={"dataset": "nowhere"})) == {"spec.source"}
+    assert rejected(home, ask(generator={"use": "sdv-ctgan"}, where=["mdvis >= 1"])) == {
+        "spec.generator.use"
+    }
+
+
+def test_a_tighter_bound_quarantines_with_its_number(home: Home, ask: Ask) -> None:
+    client = Client(home.root)
+    # No sample can prove that it copies less than never.
+    status = client.run(client.submit(ask(acceptance={"privacy-copies": {"max": -0.5}})).id)
+    assert status.state == "QUARANTINED"
+    (gate,) = status.events[-1].facts["gates"]
+    assert gate["gate"] == "privacy-copies"
+    assert -0.5 < gate["value"] <= gate["high"]
+    assert not (home.lake / "visits-test").exists()
+    assert Path(str(status.report)).is_file()
+
+
+def test_privacy_below_the_datasets_needs_approval(home: Home, ask: Ask) -> None:
+    client = Client(home.root)
+    identity = client.submit(ask(rows=100, privacy={"k": 1})).id
+    assert client.status(identity).state == "NEEDS_APPROVAL"
+    assert client.run(identity).state == "NEEDS_APPROVAL"
+    assert pending(home) == []
+    assert client.approve(identity).state == "QUEUED"
+    assert pending(home) == [identity]
+
+
+def test_a_running_request_hears_of_its_cancellation(home: Home, ask: Ask) -> None:
+    inbox = Inbox(home)
+    identity = inbox.submit(ask(rows=100)).id
+
+    def progress(told: Progress) -> None:
+        if told.phase == "sample":
+            inbox.cancel(identity)
+
+    assert process(home, identity, progress).state == "CANCELED"
+    assert not (home.lake / "visits-test").exists()
+
+
+def test_an_expired_version_is_retired_and_purged_and_can_be_asked_for_again(
+    home: Home, ask: Ask
+) -> None:
+    life = {"expires": "1s", "on_expiry": "purge"}
+    status, frame = answered(home, ask(rows=100, lifecycle=life))
+    while not pending(home):
+        pass
+    gone = process(home, status.id)
+    assert [event.state for event in gone.events][-3:] == ["PUBLISHED", "EXPIRED", "PURGED"]
+    assert not Path(str(status.events[-1].facts["location"])).exists()
+    with pytest.raises(InboxError):
+        Client(home.root).read(status.id)
+    again, rows = answered(home, ask(rows=100))
+    assert again.version == "visits-test@2"
+    pd.testing.assert_frame_equal(rows, frame)
+
+
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+from pipelines.home import Home
+from pipelines.requests.work import process
+
+def progress(report):
+    if report.phase.startswith(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+print(process(Home(Path(sys.argv[1])), sys.argv[2], progress).version)
+"""
+
+
+def work(home: Home, identity: str, phase: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WORKER, str(home.root), identity, phase]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def test_a_killed_worker_leaves_one_publication_to_the_next(home: Home, ask: Ask) -> None:
+    inbox = Inbox(home)
+    identity = inbox.submit(ask(rows=200)).id
+    assert work(home, identity, "decide").returncode == -signal.SIGKILL
+    assert inbox.status(identity).state == "RUNNING"
+    assert pending(home) == [identity]
+    done = process(home, identity)
+    assert done.version == "visits-test@1"
+    assert len(read_log(home.lake, "visits-test")) == 1
+
+
+def test_a_worker_that_dies_again_and_again_is_given_up(home: Home, ask: Ask) -> None:
+    inbox = Inbox(home)
+    identity = inbox.submit(ask(rows=200)).id
+    admit(home, identity)
+    for attempt in range(1, 4):
+        last = inbox.status(identity).events[-1].number
+        assert inbox.append(identity, last, "RUNNING", attempt=attempt)
+    assert process(home, identity).state == "FAILED"
+    assert not (home.lake / "visits-test").exists()
