@@ -339,6 +339,18 @@ class Density(ABC):
         """
 
 
+class ExampleLoss(ABC):
+    """Ability: say how badly the fitted model explains each image, for audits by its owner."""
+
+    @abstractmethod
+    def example_losses(self, data: Images, *, seed: int) -> np.ndarray:
+        """Losses, float64, shape (N, levels): lower where the model knows the image better.
+
+        Raises:
+            NotFittedError: ``fit`` has not run.
+        """
+
+
 class Conditional(Generator):
     """A table family that samples under conditions and completes given rows.
 

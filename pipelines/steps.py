@@ -34,6 +34,7 @@ from generators.base import (
 from generators.persistence import model_digest
 from generators.schema import Data, Images, ImageSchema, Schema, TableSchema
 from validators import VALIDATORS, Comparison, Scorecard
+from validators.comparison import ModelLosses
 from validators.contract import Contract, load_contract
 from validators.verdict import Verdict
 
@@ -245,12 +246,20 @@ def score(release: Release, progress: OnProgress | None = None) -> Scorecard:
 
 def _scored(release: Release, progress: OnProgress | None) -> Scorecard:
     """All scores; of an order with conditions, likeness is measured on matching real rows."""
-    data, like = comparison(release), likeness(release)
+    data, like = replace(comparison(release), losses=_losses(release)), likeness(release)
     if like is None:
         return measure(data, progress)
     private = measure(data, progress, only=ON_ALL)
     other = [name for name in VALIDATORS if name not in ON_ALL]
     return Scorecard((*measure(like.data, progress, only=other).scores, *private.scores))
+
+
+def _losses(release: Release) -> ModelLosses | None:
+    if not isinstance(release.real.schema, ImageSchema) or not fitted(release).facts["persistent"]:
+        return None
+    from .losses import model_losses
+
+    return model_losses(release)
 
 
 def comparison(release: Release) -> Comparison:

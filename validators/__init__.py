@@ -17,6 +17,7 @@ VALIDATORS: Registry[Validator] = Registry(
         "detection": "validators.detection:Detection",
         "diversity": "validators.diversity:Diversity",
         "fidelity": "validators.fidelity:Fidelity",
+        "image-appearance": "validators.image_appearance:ImageAppearance",
         "image-bias": "validators.image:ImageBias",
         "image-copies": "validators.privacy.images:ImageCopies",
         "image-diversity": "validators.image:ImageDiversity",

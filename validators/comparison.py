@@ -19,7 +19,23 @@ from generators.schema import Data, Schema, TableSchema
 from .binning import BINS, COARSE_BINS, TableEncoding, encode
 
 if TYPE_CHECKING:
+    from .image_encoder import Encoder
     from .image_features import ImageFeatures
+
+
+@dataclass(frozen=True)
+class ModelLosses:
+    """How badly a fitted model explains real images, by noise level: lower for what it has learned.
+
+    Whoever holds the model computes them; measuring needs no generator.
+
+    Attributes:
+        members: of images that it was fitted on, shape (N, levels).
+        others: of holdout images, shape (M, levels).
+    """
+
+    members: np.ndarray
+    others: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,8 @@ class Comparison:
         seed: of every random choice that a metric makes.
         entity: columns that together identify a subject, where rows of one belong together;
             train and holdout must not share subjects.
+        encoder: a pretrained network for images, where the user has one.
+        losses: what the fitted model itself says of real images, where it is at hand.
     """
 
     synthetic: Data
@@ -54,6 +72,8 @@ class Comparison:
     schema: Schema
     seed: int = 0
     entity: tuple[str, ...] = ()
+    encoder: Encoder | None = None
+    losses: ModelLosses | None = None
 
     def rng(self, metric: str) -> np.random.Generator:
         """A generator that depends on the seed and the metric's name alone."""

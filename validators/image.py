@@ -1,45 +1,94 @@
-"""Image metrics without pretrained weights: fidelity, diversity, utility and class bias.
+"""Image metrics: fidelity, diversity, utility and class bias.
 
 Features come from small networks trained on the real images (``image_features``), so absolute
 values are in units of their own; each is set against the same measure between two real samples of
 equal size, from which the scale cancels (2306.04675: no single encoder is right; 1911.07023: the
-Fréchet distance is biased in n, hence equal n always). Privacy of images is in ``privacy.images``.
+Fréchet distance is biased in n, hence equal n always). A pretrained network that the user has goes
+the same way, as a subject of its own. Privacy of images is in ``privacy.images``, brightness and
+detail in ``image_appearance``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
-from scipy.spatial.distance import cdist
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from .base import Dimension, Score, skipped
 from .comparison import Comparison
+from .image_distances import (
+    clipped_coverage,
+    clipped_density,
+    detection_auc,
+    frechet_distance,
+    kernel_distance,
+    sliced_wasserstein,
+    spread,
+)
 from .image_features import FeatureSpace, ImageFeatures
 from .statistics import (
     Estimate,
-    auc_with_interval,
     bonferroni,
     bootstrap_interval,
     log_ratio_of_proportions,
     minimum_detectable_auc,
     minimum_detectable_difference,
     subsample_interval,
+    two_proportion_difference,
     wilson,
 )
 
 NO_LABELS = "not applicable: no labels"
 _MIN_IMAGES = 20
 _MIN_CLASS = 10
-_NEIGHBOURS = 5
 _TINY = 1e-9
 _POWER_Z = 2.486  # one-sided 5 %, power 80 %
 
 Statistic = Callable[[np.ndarray, np.ndarray], float]
+
+
+class Draws(NamedTuple):
+    """A statistic of equal-size samples, shape (draws, spaces, 2); see ``equal_draws``.
+
+    Attributes:
+        full: samples of ``n`` images a side.
+        half: samples of half as many, for the interval.
+        n: images a side.
+    """
+
+    full: np.ndarray
+    half: np.ndarray
+    n: int
+
+    def of(self, spaces: slice) -> Draws:
+        """The draws of some of the spaces."""
+        return Draws(self.full[:, spaces], self.half[:, spaces], self.n)
+
+    def ratio(self) -> Estimate:
+        """Synthetic over real, geometric mean over the spaces."""
+        logs, half = np.log(self.full + _TINY), np.log(self.half + _TINY)
+        change = (half[..., 0] - half[..., 1]).mean(axis=1)
+        value = float((logs[..., 0] - logs[..., 1]).mean())
+        found = subsample_interval(value, change, self.n // 2, self.n)
+        return Estimate(*np.exp(found).tolist())
+
+    def share(self, level: float = 0.95) -> Estimate:
+        """Synthetic over real of a share that may be zero, mean over the spaces."""
+        full = self.full.mean(axis=0)
+        value = float((full[:, 0] / np.maximum(full[:, 1], _TINY)).mean())
+        ratios = (self.half[..., 0] / np.maximum(self.half[..., 1], _TINY)).mean(axis=1)
+        found = subsample_interval(value, ratios, self.n // 2, self.n, level)
+        # Nothing reached among n images is known no better than a count of zero.
+        return Estimate(value, max(0.0, found.low), max(found.high, value + 3 / self.n))
+
+    def value(self) -> tuple[Estimate, float]:
+        """The statistic of the synthetic images, and the mean of the real ones."""
+        half = self.half[..., 0].mean(axis=1)
+        found = subsample_interval(float(self.full[..., 0].mean()), half, self.n // 2, self.n)
+        return found, float(self.full[..., 1].mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,74 +98,80 @@ class ImageFidelity:
     Attributes:
         draws: equal-size samples over which a distance is averaged.
         replicates: half-size samples from which its interval comes.
-        detection_limit: images a side for the detection test.
+        limit: images a side for nearest neighbours and for the detection test.
     """
 
     draws: int = 5
     replicates: int = 30
-    detection_limit: int = 2_000
+    limit: int = 2_000
 
     name: ClassVar[str] = "image-fidelity"
     modality: ClassVar[Literal["image"]] = "image"
 
     def __call__(self, comparison: Comparison) -> list[Score]:
-        """Scores of distances, ``c2st_auc`` and ``label_fidelity``.
+        """Scores of distances, ``density_ratio``, ``c2st_auc`` and ``label_fidelity``.
 
-        The distances are ``frechet_ratio``, ``frechet_distance`` and ``kernel_distance``.
+        The distances are ``frechet_ratio``, ``frechet_distance``, ``kernel_distance`` and
+        ``sliced_wasserstein_ratio``; ratios stand for every network too.
         """
         features = comparison.image_features
-        metrics = ("frechet_ratio", "frechet_distance", "kernel_distance", "c2st_auc")
-        label = label_fidelity(features)
+        labels = label_fidelity(features)
         if reason := _too_few(features):
-            return [*(skipped(metric, "fidelity", reason) for metric in metrics), label]
+            metrics = (
+                "frechet_ratio",
+                "frechet_distance",
+                "kernel_distance",
+                "sliced_wasserstein_ratio",
+                "density_ratio",
+                "c2st_auc",
+            )
+            return [*(skipped(metric, "fidelity", reason) for metric in metrics), *labels]
         rng = comparison.rng(self.name)
         return [
-            *self._frechet(features, rng),
-            kernel_score(features, rng),
+            *self._networks(features, rng),
+            *kernel_scores(features, rng),
             self._detection(features, rng),
-            label,
+            *labels,
         ]
 
-    def _frechet(self, features: ImageFeatures, rng: np.random.Generator) -> list[Score]:
-        n = equal_size(features)
-        full = equal_draws(features, frechet_distance, n, self.draws, rng)
-        half = equal_draws(features, frechet_distance, n // 2, self.replicates, rng)
-        logs = np.log(full + _TINY)
-        half_logs = np.log(half + _TINY)
-        change = half_logs[..., 0] - half_logs[..., 1]
-        ratio = subsample_interval(
-            float((logs[..., 0] - logs[..., 1]).mean()), change.mean(axis=1), n // 2, n
+    def _networks(self, features: ImageFeatures, rng: np.random.Generator) -> Iterator[Score]:
+        seed = int(rng.integers(2**32))
+
+        def sliced(first: np.ndarray, other: np.ndarray) -> float:
+            return sliced_wasserstein(first, other, np.random.default_rng(seed))
+
+        for spaces in _families(features):
+            n = equal_size(spaces)
+            few = min(n, self.limit)
+            frechet = self._drawn(spaces, frechet_distance, n, rng)
+            yield from _by_network("frechet_ratio", "fidelity", frechet, spaces)
+            if len(spaces) > 1:
+                yield _distance("frechet_distance", frechet)
+            apart = self._drawn(spaces, sliced, n, rng)
+            yield from _by_network("sliced_wasserstein_ratio", "fidelity", apart, spaces)
+            dense = self._drawn(spaces, clipped_density, few, rng)
+            yield from _by_network("density_ratio", "fidelity", dense, spaces, higher=True)
+
+    def _drawn(
+        self,
+        spaces: Sequence[FeatureSpace],
+        statistic: Statistic,
+        n: int,
+        rng: np.random.Generator,
+    ) -> Draws:
+        return Draws(
+            equal_draws(spaces, statistic, n, self.draws, rng),
+            equal_draws(spaces, statistic, n // 2, self.replicates, rng),
+            n,
         )
-        distance = subsample_interval(
-            float(full[..., 0].mean()), half[..., 0].mean(axis=1), n // 2, n
-        )
-        return [
-            Score(
-                metric="frechet_ratio",
-                dimension="fidelity",
-                value=float(np.exp(ratio.value)),
-                low=float(np.exp(ratio.low)),
-                high=float(np.exp(ratio.high)),
-                reference=1.0,
-                unit="ratio",
-                n=n,
-                minimum_detectable=float(np.exp(_POWER_Z * (ratio.high - ratio.low) / 3.92)) - 1,
-            ),
-            Score(
-                metric="frechet_distance",
-                dimension="fidelity",
-                value=distance.value,
-                low=max(0.0, distance.low),
-                high=distance.high,
-                reference=float(full[..., 1].mean()),
-                unit="distance",
-                n=n,
-            ),
-        ]
 
     def _detection(self, features: ImageFeatures, rng: np.random.Generator) -> Score:
+        """Reported and never gated at one half: a network tells good images from real ones.
+
+        Source: arXiv:2405.18029.
+        """
         n = min(len(features.synthetic), len(features.holdout), len(features.train))
-        n = min(n, self.detection_limit)
+        n = min(n, self.limit)
         holdout, synthetic, train = (
             part[rng.choice(len(part), n, replace=False)] for part in features.neutral
         )
@@ -136,49 +191,75 @@ class ImageFidelity:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDiversity:
-    """Whether synthetic images reach what real ones reach.
+    """Whether synthetic images reach what real ones reach, in every class, and repeat none.
 
     Attributes:
         draws: equal-size samples over which coverage is averaged.
         replicates: half-size samples from which its interval comes.
         limit: images a side for the nearest neighbours.
+        class_limit: the same within a class.
         expected: a class with at least so many images expected must occur.
     """
 
     draws: int = 5
     replicates: int = 30
     limit: int = 2_000
+    class_limit: int = 200
     expected: float = 20
 
     name: ClassVar[str] = "image-diversity"
     modality: ClassVar[Literal["image"]] = "image"
 
     def __call__(self, comparison: Comparison) -> list[Score]:
-        """Scores ``coverage_ratio`` and ``missing_classes``."""
+        """Scores of coverage, of every class too, ``missing_classes`` and ``duplicate_excess``.
+
+        ``coverage_ratio`` and ``class_coverage_worst`` are clipped coverage over that of a fresh
+        real sample.
+        """
         features = comparison.image_features
-        missing = self._missing(features)
+        others = [self._missing(features), duplicates(features)]
         if reason := _too_few(features):
-            return [skipped("coverage_ratio", "diversity", reason), missing]
+            metrics = ("coverage_ratio", "class_coverage_worst")
+            return [*(skipped(metric, "diversity", reason) for metric in metrics), *others]
         rng = comparison.rng(self.name)
-        n = min(equal_size(features), self.limit)
-        full = equal_draws(features, coverage, n, self.draws, rng).mean(axis=0)
-        half = equal_draws(features, coverage, n // 2, self.replicates, rng)
-        value = float((full[:, 0] / np.maximum(full[:, 1], _TINY)).mean())
-        ratios = (half[..., 0] / np.maximum(half[..., 1], _TINY)).mean(axis=1)
-        ratio = subsample_interval(value, ratios, n // 2, n)
-        score = Score(
-            metric="coverage_ratio",
-            dimension="diversity",
-            value=ratio.value,
-            low=max(0.0, ratio.low),
-            high=ratio.high,
-            reference=1.0,
-            unit="ratio",
-            n=n,
-            minimum_detectable=_POWER_Z * (ratio.high - ratio.low) / 3.92,
-            higher_is_better=True,
+        scores: list[Score] = []
+        for spaces in _families(features):
+            n = min(equal_size(spaces), self.limit)
+            found = self._drawn(spaces, n, rng)
+            scores += _by_network("coverage_ratio", "diversity", found, spaces, higher=True)
+        return [*scores, *self._classes(features, rng), *others]
+
+    def _drawn(self, spaces: Sequence[FeatureSpace], n: int, rng: np.random.Generator) -> Draws:
+        return Draws(
+            equal_draws(spaces, clipped_coverage, n, self.draws, rng),
+            equal_draws(spaces, clipped_coverage, n // 2, self.replicates, rng),
+            n,
         )
-        return [score, missing]
+
+    def _classes(self, features: ImageFeatures, rng: np.random.Generator) -> Iterator[Score]:
+        """``class_coverage`` of every class within itself, and the worst of them."""
+        worst = "class_coverage_worst"
+        if not features.schema.labelled:
+            yield skipped(worst, "diversity", NO_LABELS)
+            return
+        found: dict[str, Draws] = {}
+        for number, name in enumerate(features.schema.classes):
+            spaces = features.of_class(number)
+            n = min(equal_size(spaces), self.class_limit)
+            if n < _MIN_IMAGES:
+                reason = f"needs {_MIN_IMAGES} images of the class in each part, got {n}"
+                yield skipped("class_coverage", "diversity", reason, name)
+            else:
+                found[name] = self._drawn(spaces, n, rng)
+        if not found:
+            yield skipped(worst, "diversity", f"no class has {_MIN_IMAGES} images in each part")
+            return
+        for name, drawn in found.items():
+            yield _relative("class_coverage", "diversity", drawn.share(), drawn.n, name, True)
+        level = bonferroni(0.95, len(found))
+        sure = {name: drawn.share(level) for name, drawn in found.items()}
+        lowest = min(sure, key=lambda name: (sure[name].high, sure[name].value))
+        yield _relative(worst, "diversity", sure[lowest], found[lowest].n, "all", True)
 
     def _missing(self, features: ImageFeatures) -> Score:
         if not features.schema.labelled:
@@ -218,12 +299,19 @@ class ImageUtility:
     modality: ClassVar[Literal["image"]] = "image"
 
     def __call__(self, comparison: Comparison) -> list[Score]:
-        """Scores ``tstr_accuracy``, ``trtr_accuracy``, ``utility_retention`` and ``tstr_gap``.
+        """Accuracies, ``utility_retention``, ``tstr_gap`` of every class and ``tstr_gap_worst``.
 
-        The gap, in shares, is given for every class too.
+        ``tstr_accuracy`` and ``trtr_accuracy`` are those of classifiers that learned synthetic and
+        real images; the gap is the difference, in shares.
         """
         features = comparison.image_features
-        metrics = ("tstr_accuracy", "trtr_accuracy", "utility_retention", "tstr_gap")
+        metrics = (
+            "tstr_accuracy",
+            "trtr_accuracy",
+            "utility_retention",
+            "tstr_gap",
+            "tstr_gap_worst",
+        )
         if not features.schema.labelled:
             return [skipped(metric, "utility", NO_LABELS) for metric in metrics]
         if reason := _too_few(features):
@@ -254,18 +342,30 @@ class ImageUtility:
         self, features: ImageFeatures, hits: np.ndarray, rng: np.random.Generator
     ) -> Iterator[Score]:
         labels, classes = features.holdout.labels, features.schema.classes
-        groups = [("all", np.ones(len(labels), dtype=bool))]
-        groups += [(name, labels == number) for number, name in enumerate(classes)]
-        for name, members in groups:
-            count = int(members.sum())
-            if count < _MIN_CLASS:
-                reason = f"needs {_MIN_CLASS} holdout images of the class, got {count}"
+        yield self._gap("tstr_gap", hits, rng)
+        groups = {name: hits[labels == number] for number, name in enumerate(classes)}
+        assessed = {name: group for name, group in groups.items() if len(group) >= _MIN_CLASS}
+        for name, group in groups.items():
+            if name in assessed:
+                yield replace(self._gap("tstr_gap", group, rng), subject=name)
+            else:
+                reason = f"needs {_MIN_CLASS} holdout images of the class, got {len(group)}"
                 yield skipped("tstr_gap", "utility", reason, name)
-                continue
-            gap = self._bootstrap(
-                hits[members], rng, lambda drawn: float((drawn[:, 1] - drawn[:, 0]).mean()), 2
-            )
-            yield _share("tstr_gap", "utility", gap, count, 0.0, subject=name)
+        if not assessed:
+            reason = f"no class has {_MIN_CLASS} holdout images"
+            yield skipped("tstr_gap_worst", "utility", reason)
+            return
+        level = bonferroni(0.95, len(assessed))
+        sure = [self._gap("tstr_gap_worst", group, rng, level) for group in assessed.values()]
+        yield max(sure, key=lambda score: (score.low or 0.0, score.value or 0.0))
+
+    def _gap(
+        self, metric: str, hits: np.ndarray, rng: np.random.Generator, level: float = 0.95
+    ) -> Score:
+        found = self._bootstrap(
+            hits, rng, lambda drawn: float((drawn[:, 1] - drawn[:, 0]).mean()), 2, level
+        )
+        return _share(metric, "utility", found, len(hits), 0.0)
 
     def _retention(
         self, features: ImageFeatures, hits: np.ndarray, rng: np.random.Generator
@@ -300,12 +400,13 @@ class ImageUtility:
         rng: np.random.Generator,
         statistic: Callable[[np.ndarray], float],
         columns: int,
+        level: float = 0.95,
     ) -> Estimate:
         # One made-up image in favour of each side: no interval has width zero (Bonett & Price
         # 2012, Statistics in Medicine 31, 1697).
         doubt = np.vstack([np.arange(columns) % 2, (np.arange(columns) + 1) % 2])
         padded = np.vstack([table, doubt])
-        low, high = bootstrap_interval(padded, statistic, rng, self.bootstraps)[1:]
+        low, high = bootstrap_interval(padded, statistic, rng, self.bootstraps, level)[1:]
         value = statistic(table)
         return Estimate(value, min(value, low), max(value, high))
 
@@ -345,126 +446,196 @@ class ImageBias:
         ]
 
 
-def label_fidelity(features: ImageFeatures) -> Score:
+def label_fidelity(features: ImageFeatures) -> list[Score]:
     """Share of synthetic images to which real-trained classifiers give their label.
 
-    The reference is the same share among the holdout's images.
+    The reference is the same share among the holdout's images. ``label_fidelity_loss_worst`` is
+    how much rarer that is in the worst class than among real images of that class.
     """
+    metric, worst = "label_fidelity", "label_fidelity_loss_worst"
     if not features.schema.labelled:
-        return skipped("label_fidelity", "fidelity", NO_LABELS)
-    right = float(features.hits(features.real_classifiers, features.synthetic).mean())
-    n = len(features.synthetic)
+        return [skipped(name, "fidelity", NO_LABELS) for name in (metric, worst)]
+    made = features.hits(features.real_classifiers, features.synthetic).mean(axis=0)
+    real = features.hits(features.real_classifiers, features.holdout).mean(axis=0)
+    scores, pairs = [_label_share(made, real, "all")], []
+    for number, name in enumerate(features.schema.classes):
+        pair = made[features.synthetic.labels == number], real[features.holdout.labels == number]
+        if min(map(len, pair)) >= _MIN_CLASS:
+            pairs.append(pair)
+            scores.append(_label_share(*pair, name))
+        else:
+            reason = f"needs {_MIN_CLASS} synthetic and holdout images of the class"
+            scores.append(skipped(metric, "fidelity", reason, name))
+    if not pairs:
+        return [*scores, skipped(worst, "fidelity", f"no class has {_MIN_CLASS} images")]
+    level = bonferroni(0.95, len(pairs))
+    losses = [
+        two_proportion_difference(known.sum(), len(known), shown.sum(), len(shown), level)
+        for shown, known in pairs
+    ]
+    at = max(range(len(losses)), key=lambda number: (losses[number].low, losses[number].value))
+    return [*scores, _share(worst, "fidelity", losses[at], len(pairs[at][0]), 0.0)]
+
+
+def _label_share(made: np.ndarray, real: np.ndarray, subject: str) -> Score:
+    right, n = float(made.mean()), len(made)
     bounds = wilson(right * n, n)
-    reference = float(features.hits(features.real_classifiers, features.holdout).mean())
     estimate = Estimate(right, bounds.low, bounds.high)
-    return _share("label_fidelity", "fidelity", estimate, n, reference, higher=True)
+    return _share(
+        "label_fidelity", "fidelity", estimate, n, float(real.mean()), higher=True, subject=subject
+    )
 
 
-def kernel_score(features: ImageFeatures, rng: np.random.Generator) -> Score:
+def duplicates(features: ImageFeatures) -> Score:
+    """``duplicate_excess``: share of images equal to an earlier one, synthetic less train."""
+    train, _, synthetic, _ = features.parts
+    n = min(len(train), len(synthetic))
+    found, natural = (
+        n - len(np.unique(part.pixels[:n].reshape(n, -1), axis=0)) for part in (synthetic, train)
+    )
+    excess = two_proportion_difference(found, n, natural, n)
+    return Score(
+        metric="duplicate_excess",
+        dimension="diversity",
+        value=excess.value,
+        low=excess.low,
+        high=excess.high,
+        reference=0.0,
+        n=n,
+        minimum_detectable=minimum_detectable_difference(max(natural, 1) / n, n, n),
+    )
+
+
+def kernel_scores(features: ImageFeatures, rng: np.random.Generator) -> Iterator[Score]:
     """``kernel_distance``: mean unbiased MMD² over disjoint blocks, with Student's interval.
 
     Source: Bińkowski et al. 2018, Demystifying MMD GANs, arXiv:1801.01401.
     """
-    n = equal_size(features)
-    blocks = int(np.clip(n // 50, 2, 10))
-    found = np.zeros((blocks, 2))
-    for space in features.spaces:
-        # One kernel for both distances, centred where its cube is steady.
-        centre, scale = space.reference.mean(axis=0), _spread(space.reference)
-        parts = [
-            np.array_split((part[rng.choice(len(part), n, replace=False)] - centre) / scale, blocks)
-            for part in (space.synthetic, space.reference, space.holdout)
+    for spaces in _families(features):
+        n = equal_size(spaces)
+        blocks = int(np.clip(n // 50, 2, 10))
+        found = np.mean([_kernel_blocks(space, n, blocks, rng) for space in spaces], axis=0)
+        value, real_value = found.mean(axis=0)
+        error = float(found[:, 0].std(ddof=1) / np.sqrt(blocks))
+        half = float(stats.t.ppf(0.975, blocks - 1)) * error
+        yield Score(
+            metric="kernel_distance",
+            dimension="fidelity",
+            subject=_family_name(spaces),
+            value=float(value),
+            low=float(value) - half,
+            high=float(value) + half,
+            reference=float(real_value),
+            unit="distance",
+            n=n,
+            minimum_detectable=_POWER_Z * error,
+        )
+
+
+def _kernel_blocks(
+    space: FeatureSpace, n: int, blocks: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Distances of synthetic and of real images to the holdout, shape (blocks, 2)."""
+    # One kernel for both distances, centred where its cube is steady.
+    centre, scale = space.reference.mean(axis=0), spread(space.reference)
+    parts = [
+        np.array_split((part[rng.choice(len(part), n, replace=False)] - centre) / scale, blocks)
+        for part in (space.synthetic, space.reference, space.holdout)
+    ]
+    return np.array(
+        [
+            (kernel_distance(synthetic, holdout), kernel_distance(real, holdout))
+            for synthetic, real, holdout in zip(*parts, strict=True)
         ]
-        for number, (synthetic, real, holdout) in enumerate(zip(*parts, strict=True)):
-            found[number] += kernel_distance(synthetic, holdout), kernel_distance(real, holdout)
-    found /= len(features.spaces)
-    value, real_value = found.mean(axis=0)
-    error = float(found[:, 0].std(ddof=1) / np.sqrt(blocks))
-    half = float(stats.t.ppf(0.975, blocks - 1)) * error
-    return Score(
-        metric="kernel_distance",
-        dimension="fidelity",
-        value=float(value),
-        low=float(value) - half,
-        high=float(value) + half,
-        reference=float(real_value),
-        unit="distance",
-        n=n,
-        minimum_detectable=_POWER_Z * error,
     )
 
 
-def frechet_distance(first: np.ndarray, other: np.ndarray) -> float:
-    """Squared Fréchet distance of the Gaussians fitted to two samples, shape (N, F) each.
-
-    Source: Dowson & Landau 1982, J. Multivariate Analysis 12, 450; Heusel et al. 2017.
-    """
-    shift = first.mean(axis=0) - other.mean(axis=0)
-    one, two = (np.atleast_2d(np.cov(sample, rowvar=False)) for sample in (first, other))
-    values, vectors = np.linalg.eigh(one)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    between = np.linalg.eigvalsh(root @ two @ root)
-    overlap = np.sqrt(np.maximum(between, 0)).sum()
-    distance = shift @ shift + np.trace(one) + np.trace(two) - 2 * overlap
-    return max(0.0, float(distance))
+def _families(features: ImageFeatures) -> Iterator[Sequence[FeatureSpace]]:
+    """The networks whose results are averaged; a pretrained one stands alone."""
+    yield features.spaces
+    if features.pretrained is not None:
+        yield (features.pretrained,)
 
 
-def kernel_distance(first: np.ndarray, other: np.ndarray) -> float:
-    """Unbiased squared maximum mean discrepancy with the cubic kernel (x·y / F + 1)³."""
-    width = first.shape[1]
-    within = []
-    for sample in (first, other):
-        kernel = (sample @ sample.T / width + 1) ** 3
-        size = len(sample)
-        within.append((kernel.sum() - np.trace(kernel)) / (size * (size - 1)))
-    between = ((first @ other.T / width + 1) ** 3).mean()
-    return float(sum(within) - 2 * between)
+def _family_name(spaces: Sequence[FeatureSpace]) -> str:
+    return "all" if len(spaces) > 1 else spaces[0].name
 
 
-def coverage(candidate: np.ndarray, holdout: np.ndarray) -> float:
-    """Share of holdout points with a candidate within the distance of their k-th neighbour.
-
-    Source: Naeem et al. 2020, arXiv:2002.09797, equation 10, k = 5.
-    """
-    k = min(_NEIGHBOURS, len(holdout) - 1)
-    radius = np.partition(cdist(holdout, holdout), k, axis=1)[:, k]
-    return float((cdist(holdout, candidate).min(axis=1) <= radius).mean())
-
-
-def detection_auc(synthetic: np.ndarray, holdout: np.ndarray, rng: np.random.Generator) -> Estimate:
-    """AUC of boosted trees that tell two samples apart, two-fold out of fold."""
-    data = np.vstack([synthetic, holdout])
-    labels = np.repeat([1, 0], [len(synthetic), len(holdout)])
-    fold = rng.permutation(len(data)) % 2
-    scores = np.empty(len(data))
-    for part in (0, 1):
-        model = HistGradientBoostingClassifier(
-            max_iter=40, max_leaf_nodes=15, early_stopping=False, random_state=0
-        )
-        model.fit(data[fold != part], labels[fold != part])
-        scores[fold == part] = model.decision_function(data[fold == part])
-    return auc_with_interval(scores[labels == 1], scores[labels == 0])
+def _by_network(
+    metric: str,
+    dimension: Dimension,
+    drawn: Draws,
+    spaces: Sequence[FeatureSpace],
+    *,
+    higher: bool = False,
+) -> Iterator[Score]:
+    """The ratio over all networks together, then of each."""
+    subjects = [(_family_name(spaces), slice(None))]
+    if len(spaces) > 1:
+        subjects += [(space.name, slice(at, at + 1)) for at, space in enumerate(spaces)]
+    for subject, chosen in subjects:
+        part = drawn.of(chosen)
+        estimate = part.share() if higher else part.ratio()
+        yield _relative(metric, dimension, estimate, drawn.n, subject, higher)
 
 
-def equal_size(features: ImageFeatures) -> int:
+def _relative(
+    metric: str, dimension: Dimension, estimate: Estimate, n: int, subject: str, higher: bool
+) -> Score:
+    width = _POWER_Z * (estimate.high - estimate.low) / 3.92
+    if not higher:
+        width = float(np.exp(_POWER_Z * np.log(estimate.high / estimate.low) / 3.92)) - 1
+    return Score(
+        metric=metric,
+        dimension=dimension,
+        subject=subject,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        reference=1.0,
+        unit="ratio",
+        n=n,
+        minimum_detectable=width,
+        higher_is_better=higher,
+    )
+
+
+def _distance(metric: str, drawn: Draws) -> Score:
+    found, real = drawn.value()
+    return Score(
+        metric=metric,
+        dimension="fidelity",
+        value=found.value,
+        low=max(0.0, found.low),
+        high=found.high,
+        reference=real,
+        unit="distance",
+        n=drawn.n,
+    )
+
+
+def equal_size(spaces: Sequence[FeatureSpace]) -> int:
     """Images that synthetic, holdout and every real reference can all give."""
-    smallest = min(len(space.reference) for space in features.spaces)
-    return min(len(features.synthetic), len(features.holdout), smallest)
+    return min(len(part) for s in spaces for part in (s.synthetic, s.holdout, s.reference))
 
 
 def equal_draws(
-    features: ImageFeatures, statistic: Statistic, n: int, draws: int, rng: np.random.Generator
+    spaces: Sequence[FeatureSpace],
+    statistic: Statistic,
+    n: int,
+    draws: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """The statistic of ``n`` random images a side, shape (draws, spaces, 2).
 
     The last axis holds synthetic against holdout, and real reference against holdout. All spaces
     of a draw see the same synthetic and holdout images, so that averages over spaces are fair.
     """
-    found = np.empty((draws, len(features.spaces), 2))
+    found = np.empty((draws, len(spaces), 2))
     for draw in range(draws):
-        synthetic = rng.choice(len(features.synthetic), n, replace=False)
-        holdout = rng.choice(len(features.holdout), n, replace=False)
-        for position, space in enumerate(features.spaces):
+        synthetic = rng.choice(len(spaces[0].synthetic), n, replace=False)
+        holdout = rng.choice(len(spaces[0].holdout), n, replace=False)
+        for position, space in enumerate(spaces):
             found[draw, position] = _against(space, statistic, synthetic, holdout, rng)
     return found
 
@@ -521,11 +692,6 @@ def _share(
         else _POWER_Z * (estimate.high - estimate.low) / 3.92,
         higher_is_better=higher,
     )
-
-
-def _spread(points: np.ndarray) -> float:
-    """Root mean variance over the features; a dead feature does not blow up the others."""
-    return float(np.sqrt(points.var(axis=0).mean())) or 1.0
 
 
 def _retained(drawn: np.ndarray) -> float:

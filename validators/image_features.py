@@ -1,17 +1,17 @@
 """Networks and features for the image metrics, learned from the real images themselves.
 
-No pretrained weights: small convolutional networks are trained on real *training* images, and a
-random one stands beside them. A network that has seen an image places it apart from one that it
-has not, so each trained network learns one half of the train images and the other half is the
-real reference for it: two-fold. An untrained network is a domain-neutral second opinion (Naeem
-et al. 2020, arXiv:2002.09797, section 4.2).
+Small convolutional networks are trained on real *training* images, and a random one stands beside
+them. A network that has seen an image places it apart from one that it has not, so each trained
+network learns one half of the train images and the other half is the real reference for it:
+two-fold, from several seeds. An untrained network is a domain-neutral second opinion (Naeem et al.
+2020, arXiv:2002.09797, section 4.2). A pretrained one joins where the user has its weights.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -46,12 +46,25 @@ class FeatureSpace:
         reference: real train images that the network has not seen, shape (N, F).
         holdout: real holdout images, shape (N, F).
         synthetic: shape (N, F).
+        labels: of the three, in this order.
     """
 
     name: str
     reference: np.ndarray
     holdout: np.ndarray
     synthetic: np.ndarray
+    labels: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    def of_class(self, label: int) -> FeatureSpace:
+        """The images of one class."""
+        reference, holdout, synthetic = (labels == label for labels in self.labels)
+        return FeatureSpace(
+            self.name,
+            self.reference[reference],
+            self.holdout[holdout],
+            self.synthetic[synthetic],
+            (self.labels[0][reference], self.labels[1][holdout], self.labels[2][synthetic]),
+        )
 
 
 class ImageFeatures:
@@ -62,7 +75,7 @@ class ImageFeatures:
 
         Args:
             comparison: the three image sets.
-            networks: classifiers per training set; their results are averaged.
+            networks: seeds: classifiers per training set, and feature networks per half of train.
             steps: gradient steps of each training.
 
         Raises:
@@ -70,6 +83,7 @@ class ImageFeatures:
         """
         self.parts = image_parts(comparison)
         self.schema = self.parts[3]
+        self.encoder = comparison.encoder
         self._seed = comparison.seed
         self._networks = networks
         self._steps = steps
@@ -82,13 +96,47 @@ class ImageFeatures:
 
     @cached_property
     def spaces(self) -> tuple[FeatureSpace, ...]:
-        """Two trained networks, each with its unseen half of train, and a random one."""
+        """Trained networks of each seed, each with its unseen half of train, and a random one."""
         first, second = self._halves
+        folds = ((first, second), (second, first))
         spaces = [
-            self._space(f"trained-{fold}", self._trained(learn, fold), self.train.take(unseen))
-            for fold, (learn, unseen) in enumerate(((first, second), (second, first)))
+            self._space(
+                f"trained network {seed * 2 + fold + 1}",
+                self._trained(learn, seed, fold),
+                self.train.take(unseen),
+            )
+            for seed in range(self._networks)
+            for fold, (learn, unseen) in enumerate(folds)
         ]
-        return (*spaces, self._space("random", self._random, self.train))
+        return (*spaces, self._space("random network", self._random, self.train))
+
+    def of_class(self, label: int) -> tuple[FeatureSpace, ...]:
+        """The images of one class, as each network sees them."""
+        return tuple(space.of_class(label) for space in self.spaces)
+
+    @cached_property
+    def pretrained(self) -> FeatureSpace | None:
+        """The images as the user's pretrained network sees them, where there is one."""
+        if self.encoder is None:
+            return None
+        rng = np.random.default_rng(derive_seed("image-encoder", self._seed))
+        train, holdout, synthetic = (
+            _limit(part, self.encoder.images, rng) for part in self.parts[:3]
+        )
+        return _seen(self.encoder.name, self.encoder.encode, train, holdout, synthetic)
+
+    @cached_property
+    def classifier_features(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Train, holdout and synthetic images in the features of the classifiers of train.
+
+        Train images are known to these networks: holdout and synthetic images are compared with
+        them alike, never with each other.
+        """
+        train, holdout, synthetic = (
+            np.hstack([run(network[:-1], inputs) for network in self.real_classifiers])
+            for inputs in map(self._inputs, (self.train, self.holdout, self.synthetic))
+        )
+        return train, holdout, synthetic
 
     @cached_property
     def real_classifiers(self) -> tuple[nn.Sequential, ...]:
@@ -156,18 +204,19 @@ class ImageFeatures:
             for number in range(self._networks)
         )
 
-    def _trained(self, rows: np.ndarray, fold: int) -> nn.Sequential:
+    def _trained(self, rows: np.ndarray, seed: int, fold: int) -> nn.Sequential:
         inputs, labels = self._inputs(self.train), torch.from_numpy(self.train.labels)
         inputs, labels, classes = inputs[rows], labels[rows], len(self.schema.classes)
         if not self.schema.labelled:
             inputs, labels, classes = turned(inputs)
-        generator = self._generator("features", fold)
+        generator = self._generator("features", seed, fold)
         return train_network(inputs, labels, classes, generator=generator, steps=self._steps)
 
     def _space(self, name: str, network: nn.Sequential, reference: Images) -> FeatureSpace:
-        body = network[:-1]
-        parts = (reference, self.holdout, self.synthetic)
-        return FeatureSpace(name, *(run(body, self._inputs(images)) for images in parts))
+        def features(images: Images) -> np.ndarray:
+            return run(network[:-1], self._inputs(images))
+
+        return _seen(name, features, reference, self.holdout, self.synthetic)
 
 
 def build_network(
@@ -285,6 +334,22 @@ def image_parts(comparison: Comparison) -> tuple[Images, Images, Images, ImageSc
     ):
         raise SchemaError("an image metric needs Images and an ImageSchema; convert the data")
     return train, holdout, synthetic, comparison.schema
+
+
+def _seen(
+    name: str,
+    features: Callable[[Images], np.ndarray],
+    reference: Images,
+    holdout: Images,
+    synthetic: Images,
+) -> FeatureSpace:
+    return FeatureSpace(
+        name,
+        features(reference),
+        features(holdout),
+        features(synthetic),
+        (reference.labels, holdout.labels, synthetic.labels),
+    )
 
 
 def _coarse(inputs: torch.Tensor) -> np.ndarray:

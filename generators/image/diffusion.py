@@ -22,12 +22,14 @@ from torch import nn
 from ..base import (
     Block,
     DataError,
+    ExampleLoss,
     Modality,
     OnProgress,
     ParameterError,
     Progress,
     Resumable,
     TrainingError,
+    check_images,
     derive_seed,
 )
 from ..checkpoint import Parts
@@ -52,6 +54,8 @@ SIGMA_DATA = 0.5
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
 BEST_EVALUATIONS = 35
 EMA_WIDTHS = (0.05, 0.10)
+AUDIT_LEVELS = (0.1, 0.3, 1.0)
+_AUDIT_DRAWS = 3
 _EMA_STRIDE = 4
 # Evaluations of a run, and the fewest steps between two of them.
 _EVALUATIONS = 16
@@ -72,7 +76,7 @@ _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 @dataclass(kw_only=True)
-class Diffusion(Resumable):
+class Diffusion(Resumable, ExampleLoss):
     """A class-conditional diffusion model of images.
 
     From 8 pixels a side it is a U-Net, below a residual MLP. A share of the training images is
@@ -223,6 +227,36 @@ class Diffusion(Resumable):
 
         evaluations = BEST_EVALUATIONS if self.quality == "best" else self.nfe
         return ipndm(denoiser, noise, noise_levels(evaluations + 1))
+
+    @torch.no_grad()
+    def example_losses(self, data: Images, *, seed: int) -> np.ndarray:
+        """Denoising losses at noise levels 0.1, 0.3 and 1, mean of three draws, shape (N, 3).
+
+        All images meet the same noise, so that their differences are their own (SecMI, Duan et
+        al. 2023, arXiv 2302.01316, uses denoising error in this way).
+        """
+        self._require_fitted()
+        check_images(data, self.schema_)
+        device = next(self.network_.parameters()).device
+        shape = (self.plan_.channels, self.plan_.height, self.plan_.width)
+        found = np.zeros((len(data), len(AUDIT_LEVELS)))
+        for level, sigma in enumerate(AUDIT_LEVELS):
+            for draw in range(_AUDIT_DRAWS):
+                random = torch_generator("cpu", self.name, seed, "audit", level, draw)
+                noise = torch.randn(shape, generator=random).to(device)
+                found[:, level] += self._losses(data, noise, sigma)
+        return found / _AUDIT_DRAWS
+
+    def _losses(self, data: Images, noise: torch.Tensor, sigma: float) -> np.ndarray:
+        parts = []
+        for start in range(0, len(data), 256):
+            padded = self.scale_.pad(data.pixels[start : start + 256], self.plan_)
+            clean = self.scale_.encode(torch.from_numpy(padded).to(noise.device))
+            labels = torch.from_numpy(data.labels[start : start + 256]).to(noise.device)
+            sigmas = torch.full((len(clean),), sigma, device=noise.device)
+            losses = denoising_loss(self.network_, clean, noise.expand_as(clean), sigmas, labels)
+            parts.append(losses.double().cpu().numpy())
+        return np.concatenate(parts)
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         state = {

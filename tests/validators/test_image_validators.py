@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,26 +14,27 @@ from scipy.ndimage import uniform_filter
 from scipy.spatial.distance import cdist
 from sklearn.datasets import load_digits
 
-from generators.base import SchemaError
+from generators.base import ParameterError, SchemaError
 from generators.schema import Images, ImageSchema
 from validators import VALIDATORS
-from validators.comparison import Comparison
-from validators.image import (
-    NO_LABELS,
-    ImageBias,
-    ImageDiversity,
-    ImageFidelity,
-    ImageUtility,
+from validators.comparison import Comparison, ModelLosses
+from validators.image import NO_LABELS, ImageBias, ImageDiversity, ImageFidelity, ImageUtility
+from validators.image_appearance import intensities, spectra
+from validators.image_distances import (
+    clipped_coverage,
+    clipped_density,
     coverage,
     frechet_distance,
     kernel_distance,
+    sliced_wasserstein,
 )
+from validators.image_encoder import Encoder
 from validators.image_features import ImageFeatures, build_network, shrink, turned
 from validators.privacy.images import ImageCopies, identities, memorised
-from validators.privacy.neighbours import PixelPoints
+from validators.privacy.neighbours import PixelPoints, ShiftedPoints
 
 SCHEMA = ImageSchema(8, 8, 1, tuple("0123456789"))
-FIDELITY = ImageFidelity(draws=2, replicates=8, detection_limit=300)
+FIDELITY = ImageFidelity(draws=2, replicates=8, limit=300)
 IMAGE_VALIDATORS = [name for name in VALIDATORS if name.startswith("image-")]
 
 
@@ -52,6 +57,7 @@ def measure(validator, synthetic: Images, real, schema: ImageSchema = SCHEMA) ->
 @pytest.fixture(scope="module")
 def fresh(real) -> dict:
     comparison = Comparison(synthetic=real[2], train=real[0], holdout=real[1], schema=SCHEMA)
+    vars(comparison)["image_features"] = ImageFeatures(comparison, networks=1)
     return {
         (score.metric, score.subject): score
         for name in IMAGE_VALIDATORS
@@ -64,6 +70,14 @@ def fresh(real) -> dict:
     [
         ("frechet_ratio", 1),
         ("kernel_distance", 0),
+        ("sliced_wasserstein_ratio", 1),
+        ("density_ratio", 1),
+        ("intensity_excess", 0),
+        ("spectrum_excess", 0),
+        ("label_fidelity_loss_worst", 0),
+        ("tstr_gap_worst", 0),
+        ("class_coverage_worst", 1),
+        ("duplicate_excess", 0),
         ("c2st_auc", 0.5),
         ("coverage_ratio", 1),
         ("missing_classes", 0),
@@ -158,7 +172,7 @@ def test_without_labels_only_labels_are_left_out(real):
     skipped, measured = set(), set()
     for name in IMAGE_VALIDATORS:
         for (metric, _), score in measure(VALIDATORS[name](), plain[2], plain, schema).items():
-            assert score.skipped in (None, NO_LABELS)
+            assert score.skipped in (None, NO_LABELS) or "the model itself" in score.skipped
             (measured if score.skipped is None else skipped).add(metric)
     assert {"frechet_ratio", "coverage_ratio", "c2st_auc", "membership_auc"} <= measured
     assert {"tstr_gap", "label_fidelity", "missing_classes"} <= skipped
@@ -210,6 +224,150 @@ def test_kernel_distance_equals_the_double_sum():
     ]
     between = np.mean([kernel(a, b) for a in first for b in other])
     assert kernel_distance(first, other) == pytest.approx(sum(within) - 2 * between)
+
+
+def test_sliced_wasserstein_of_a_shift_and_of_a_scale():
+    """Along any direction a shift by v moves by v's part, whose mean square is |v|² / F."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(400, 8))
+    shift = rng.normal(size=8)
+    found = sliced_wasserstein(points, points + shift, rng, directions=4_000)
+    assert found == pytest.approx(shift @ shift / 8, rel=0.1)
+    # Between N(0, 1) and N(0, 4) the quantiles differ by those of N(0, 1).
+    line = rng.normal(size=(20_000, 1))
+    wide = rng.normal(0, 2, (20_000, 1))
+    assert sliced_wasserstein(line, wide, rng, directions=1) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("useless", [0.0, 0.3, 0.6])
+def test_clipped_coverage_falls_in_proportion_to_useless_points(useless):
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(10):
+        holdout, candidate = rng.normal(size=(2, 600, 3))
+        candidate[: int(useless * 600)] = 40.0
+        found.append(clipped_coverage(candidate, holdout))
+    assert np.mean(found) == pytest.approx(1 - useless, abs=0.05)
+
+
+def test_clipped_density_is_not_deceived_by_an_outlier():
+    rng = np.random.default_rng(0)
+    holdout = np.vstack([rng.normal(size=(300, 2)), [[60.0, 0.0]]])
+    real = clipped_density(rng.normal(size=(301, 2)), holdout)
+    # The outlier's own ball reaches back to the others; the median one does not.
+    between = clipped_density(rng.normal([30, 0], 1, (301, 2)), holdout)
+    assert real > 0.5
+    assert between == 0
+
+
+def test_spectra_tell_coarse_from_fine_and_obey_parseval():
+    across = np.arange(16)
+    waves = [127 + 100 * np.cos(2 * np.pi * turns * across / 16) for turns in (2, 6)]
+    images = np.stack([np.tile(wave, (16, 1)) for wave in waves]).round().astype(np.uint8)
+    found = spectra(images[..., None])
+    assert found.shape == (2, 8)
+    assert found.argmax(axis=1).tolist() == [1, 5]
+
+
+def test_intensities_are_shares_by_channel():
+    pixels = np.zeros((2, 4, 4, 3), np.uint8)
+    pixels[1, :2, :, 2] = 255
+    found = intensities(pixels)
+    assert found.shape == (2, 3, 32)
+    np.testing.assert_allclose(found.sum(axis=2), 1)
+    assert found[1, 2, 31] == found[1, 2, 0] == 0.5
+
+
+def test_the_models_own_losses_are_an_attack(real):
+    rng = np.random.default_rng(0)
+    losses = ModelLosses(rng.gamma(4, 0.8, (400, 3)), rng.gamma(4, 1.0, (300, 3)))
+    blind = ModelLosses(rng.gamma(4, 1.0, (400, 3)), rng.gamma(4, 1.0, (300, 3)))
+    for given, leaks in ((losses, True), (blind, False)):
+        comparison = Comparison(real[2], real[0], real[1], SCHEMA, losses=given)
+        vars(comparison)["image_features"] = ImageFeatures(comparison, networks=1, steps=20)
+        scores = {s.metric: s for s in ImageCopies()(comparison)}
+        score = scores["membership_loss_auc"]
+        assert (score.low > 0.55) if leaks else (score.low <= 0.5 <= score.high)
+    other = {s.metric: s for s in ImageCopies()(Comparison(real[2], real[0], real[1], SCHEMA))}
+    assert "not applicable" in other["membership_loss_auc"].skipped
+
+
+class Columns(torch.nn.Module):
+    """Stands for a pretrained network: random features of coarse pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights = torch.randn(3 * 64, 12, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("weights", weights)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        small = torch.nn.functional.adaptive_avg_pool2d(images, 8)
+        return torch.relu(small.flatten(1) @ self.weights)
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("encoder") / "random12.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(Columns()).save(str(path))
+    return path
+
+
+def test_a_pretrained_network_goes_the_same_way(real, scripted):
+    digest = hashlib.sha256(scripted.read_bytes()).hexdigest()
+    encoder = Encoder(scripted, digest, side=16)
+    comparison = Comparison(real[2], real[0], real[1], SCHEMA, encoder=encoder)
+    vars(comparison)["image_features"] = ImageFeatures(comparison, networks=1, steps=20)
+    scores = [*FIDELITY(comparison), *ImageDiversity(draws=2, replicates=4)(comparison)]
+    found = {s.metric: s for s in scores if s.subject == encoder.name}
+    assert set(found) == {
+        "frechet_ratio",
+        "kernel_distance",
+        "sliced_wasserstein_ratio",
+        "density_ratio",
+        "coverage_ratio",
+    }
+    assert found["frechet_ratio"].low <= 1 <= found["frechet_ratio"].high
+
+
+def test_a_program_of_torch_export_is_an_encoder(tmp_path):
+    path = tmp_path / "random12.pt2"
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            Columns(), (torch.zeros(2, 3, 16, 16),), dynamic_shapes=({0: batch},)
+        )
+        torch.export.save(program, str(path))
+    encoder = Encoder(path, hashlib.sha256(path.read_bytes()).hexdigest(), side=16)
+    images = Images(np.zeros((5, 8, 8, 4), np.uint8), np.zeros(5, np.int64))
+    assert encoder.encode(images).shape == (5, 12)
+
+
+def test_an_encoder_of_another_hash_or_kind_is_refused(scripted, tmp_path):
+    images = Images(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int64))
+    with pytest.raises(ParameterError, match="must have the SHA-256 000000000000"):
+        Encoder(scripted, "0" * 64).encode(images)
+    with pytest.raises(ParameterError, match="must be a readable file"):
+        Encoder(tmp_path / "none.pt", "0" * 64).encode(images)
+    for name in ("text.pt", "text.pt2"):
+        other = tmp_path / name
+        other.write_bytes(b"no network")
+        digest = hashlib.sha256(b"no network").hexdigest()
+        with pytest.raises(ParameterError, match="cannot be read"):
+            Encoder(other, digest).encode(images)
+
+
+def test_shifted_and_mirrored_images_are_at_distance_zero():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 9, 7, 2)).astype(np.float32)
+    moved = np.zeros_like(images)
+    moved[:, :-1, 1:] = images[:, 1:, :-1]
+    for other in (moved, images[:, :, ::-1]):
+        found = ShiftedPoints(other).distances(ShiftedPoints(images))
+        assert found.argmin(axis=1).tolist() == list(range(6))
+        assert np.diag(found).max() < 5 < found[~np.eye(6, dtype=bool)].min()
 
 
 def test_coverage_of_the_same_distribution():

@@ -2,38 +2,60 @@
 
 Sources: Carlini et al. 2023 (arXiv:2301.13188) and Somepalli et al. 2023 for extraction; the ratio
 test of nearest neighbours from Yoon et al. 2023, "Diffusion probabilistic models generalize when
-they fail to memorize". Without a holdout beside it none of these numbers means anything.
+they fail to memorize"; membership by denoising error from Duan et al. 2023 (arXiv:2302.01316).
+Without a holdout beside it none of these numbers means anything. Measures of authenticity that
+look at synthetic images alone are left out: they do not tell memorising from underfitting
+(arXiv:2306.04675).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from generators.schema import Images
 from validators.base import Score, skipped
-from validators.comparison import Comparison
-from validators.image_features import shrink
+from validators.comparison import Comparison, ModelLosses
+from validators.image_features import ImageFeatures, shrink
 from validators.statistics import Estimate, two_proportion_difference
 
 from .copies import Pull, copy_excess, pick_rows, privacy_score
-from .membership import MIN_NON_MEMBERS, Attacks, auc_score, distance_scores, join
-from .neighbours import PixelPoints, nearest
+from .membership import (
+    MIN_NON_MEMBERS,
+    Attacks,
+    auc_score,
+    distance_scores,
+    join,
+    tpr_score,
+)
+from .neighbours import ImagePoints, PixelPoints, ShiftedPoints, nearest
 
 RATIO = 1 / 3
 """An image is memorised when its nearest train image is this much nearer than the second."""
+IN_FEATURES = "in features"
+"""Subject of what is measured as networks see the images, not pixel by pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCopies:
     """Exact copies, memorised images, the pull towards train, and membership inference.
 
+    Exact copies are sought among all images. Elsewhere the images that ask are fewer, and the
+    train images among which a neighbour is sought are as many as memory allows: a copy of an
+    image that is left out would not be found.
+
     Attributes:
-        images: synthetic, train and holdout images at most, for all but exact copies.
+        queries: synthetic and holdout images whose neighbours are sought.
+        shifted: of them, those sought at every shift and mirrored, which costs 18 times as much.
+        reference: train images among which neighbours are sought.
     """
 
-    images: int = 5_000
+    queries: int = 5_000
+    shifted: int = 1_000
+    reference: int = 20_000
 
     name: ClassVar[str] = "image-copies"
     modality: ClassVar[Literal["image"]] = "image"
@@ -41,22 +63,50 @@ class ImageCopies:
     def __call__(self, comparison: Comparison) -> list[Score]:
         """Scores of exact copies, memorised images, nearest images and membership.
 
-        Named ``copy_excess``, ``memorisation_excess``, ``nearest_is_train``, ``membership_auc``.
+        Named ``copy_excess``, ``memorisation_excess``, ``nearest_is_train`` and
+        ``membership_auc``, ``membership_tpr_at_fpr1``; the same in the features of networks under
+        the subject ``in features``; and of the fitted model's own losses ``membership_loss_auc``.
         """
-        train, holdout, synthetic, _ = comparison.image_features.parts
-        pixels = (train.pixels, holdout.pixels, synthetic.pixels)
-        ids = identities(*pixels)
+        features = comparison.image_features
+        train, holdout, synthetic, _ = features.parts
+        ids = identities(train.pixels, holdout.pixels, synthetic.pixels)
         rng = comparison.rng(self.name)
-        real, unseen, drawn = (
-            points_of(part[pick_rows(len(part), self.images, rng)]) for part in pixels
-        )
-        copies = copy_excess(ids[2], ids[0], ids[1])
         return [
-            privacy_score("copy_excess", copies, len(synthetic)),
-            memorisation_score(real, unseen, drawn),
-            pull_score(real, unseen, drawn, rng),
-            membership_score(real, unseen, drawn, rng),
+            privacy_score("copy_excess", copy_excess(ids[2], ids[0], ids[1]), len(synthetic)),
+            *self._memorised(features, rng),
+            *self._pull(features, rng),
+            *membership_scores(*self._points(features, rng), rng),
+            *loss_scores(comparison.losses, rng),
         ]
+
+    def _memorised(self, features: ImageFeatures, rng: np.random.Generator) -> Iterator[Score]:
+        train, *others = features.parts[:3]
+        known = shifted_points(some(train, self.reference, rng).pixels)
+        holdout, synthetic = (
+            shifted_points(some(part, self.shifted, rng).pixels) for part in others
+        )
+        yield memorisation_score(known, holdout, synthetic)
+        if features.schema.labelled:
+            seen = (PixelPoints(part) for part in features.classifier_features)
+            yield replace(memorisation_score(*seen), subject=IN_FEATURES)
+
+    def _pull(self, features: ImageFeatures, rng: np.random.Generator) -> Iterator[Score]:
+        yield pull_score(*self._points(features, rng), rng)
+        holdout, synthetic, train = (PixelPoints(part) for part in features.neutral)
+        yield replace(pull_score(train, holdout, synthetic, rng), subject=IN_FEATURES)
+
+    def _points(
+        self, features: ImageFeatures, rng: np.random.Generator
+    ) -> tuple[PixelPoints, PixelPoints, PixelPoints]:
+        train, holdout, synthetic = (
+            points_of(some(part, self.queries, rng).pixels) for part in features.parts[:3]
+        )
+        return train, holdout, synthetic
+
+
+def some(images: Images, limit: int, rng: np.random.Generator) -> Images:
+    """At most ``limit`` of the images, at random."""
+    return images.take(pick_rows(len(images), limit, rng))
 
 
 def identities(*parts: np.ndarray) -> list[np.ndarray]:
@@ -73,18 +123,24 @@ def points_of(pixels: np.ndarray) -> PixelPoints:
     return PixelPoints(shrink(pixels).reshape(len(pixels), -1).astype(np.float64))
 
 
-def memorisation_score(train: PixelPoints, holdout: PixelPoints, synthetic: PixelPoints) -> Score:
+def shifted_points(pixels: np.ndarray) -> ShiftedPoints:
+    """Images to be compared at every shift by a pixel, and mirrored; large ones averaged down."""
+    return ShiftedPoints(shrink(pixels))
+
+
+def memorisation_score(train: ImagePoints, holdout: ImagePoints, synthetic: ImagePoints) -> Score:
     """``memorisation_excess``: rate of memorised synthetic images less that of holdout images.
 
     Repeated train images count once, else two copies of one image would hide each other.
     """
-    distinct = PixelPoints(np.unique(train.pixels, axis=0))
+    first = np.unique(train.pixels.reshape(len(train), -1), axis=0, return_index=True)[1]
+    distinct = train.take(np.sort(first))
     found, natural = (memorised(part, distinct) for part in (synthetic, holdout))
     excess = two_proportion_difference(found.sum(), len(found), natural.sum(), len(natural))
     return privacy_score("memorisation_excess", excess, len(synthetic))
 
 
-def memorised(images: PixelPoints, train: PixelPoints) -> np.ndarray:
+def memorised(images: ImagePoints, train: ImagePoints) -> np.ndarray:
     """Whether the nearest train image is less than ``RATIO`` as far as the second, shape (N,)."""
     found = nearest(images, train, 2)
     return found[:, 0] < RATIO * found[:, 1]
@@ -100,20 +156,20 @@ def pull_score(
     return privacy_score("nearest_is_train", share, len(synthetic), reference=0.5)
 
 
-def membership_score(
+def membership_scores(
     train: PixelPoints, holdout: PixelPoints, synthetic: PixelPoints, rng: np.random.Generator
-) -> Score:
-    """``membership_auc`` of distance attacks, raw and calibrated by half of the holdout.
+) -> list[Score]:
+    """AUC and sure hits of distance attacks, raw and calibrated by half of the holdout.
 
     The halves of the holdout are reference and non-members in turn, with other members each.
     """
     if min(len(holdout), len(train)) < MIN_NON_MEMBERS:
-        return skipped(
-            "membership_auc",
-            "privacy",
+        reason = (
             f"needs at least {MIN_NON_MEMBERS} train and holdout images, got {len(train)} and "
-            f"{len(holdout)}; hold out more",
+            f"{len(holdout)}; hold out more"
         )
+        metrics = ("membership_auc", "membership_tpr_at_fpr1")
+        return [skipped(metric, "privacy", reason) for metric in metrics]
     halves = np.array_split(rng.permutation(len(holdout)), 2)
     members = np.array_split(rng.permutation(len(train)), 2)
     parts = []
@@ -126,4 +182,27 @@ def membership_score(
                 distance_scores(unseen, synthetic, reference)[0],
             )
         )
-    return auc_score(join(parts), rng)
+    attacks = join(parts)
+    return [auc_score(attacks, rng), tpr_score(attacks, rng)]
+
+
+def loss_scores(losses: ModelLosses | None, rng: np.random.Generator) -> list[Score]:
+    """``membership_loss_auc``: is the model's own error smaller on images that it has learned?
+
+    The attacker holds the model, which no release gives away: a bound on what can be learned from
+    its images. Each noise level is an attack, and their mean is one. The best is chosen on one
+    half of the images and scored on the other.
+    """
+    metric = "membership_loss_auc"
+    if losses is None:
+        reason = "not applicable: the model itself is not at hand"
+        return [skipped(metric, "privacy", reason)]
+    smaller = min(len(losses.members), len(losses.others))
+    if smaller < MIN_NON_MEMBERS:
+        reason = f"needs {MIN_NON_MEMBERS} train and holdout images, got {smaller}; hold out more"
+        return [skipped(metric, "privacy", reason)]
+    members, others = (
+        np.vstack([-part.T, -np.log(part + 1e-9).mean(axis=1)[None, :]])
+        for part in (losses.members, losses.others)
+    )
+    return [auc_score(Attacks(members, others), rng, metric)]

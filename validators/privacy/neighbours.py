@@ -80,7 +80,52 @@ class PixelPoints:
         return distances
 
 
-Points = MixedPoints | PixelPoints
+@dataclass(frozen=True)
+class ShiftedPoints:
+    """Images that are compared at every shift by a pixel, as they are and mirrored.
+
+    The middle of a query, without its border, is laid upon the other image in nine places and in
+    both orientations; the smallest distance counts. A copy that was moved by a pixel, or
+    mirrored, is at distance 0.
+
+    Attributes:
+        pixels: float32 (N, H, W, C).
+    """
+
+    pixels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, rows: np.ndarray) -> ShiftedPoints:
+        """The images at these row numbers."""
+        return ShiftedPoints(self.pixels[rows])
+
+    def distances(self, other: ShiftedPoints) -> np.ndarray:
+        """Smallest Euclidean distances, shape (N, other's N)."""
+        margin = 1 if min(self.pixels.shape[1:3]) > 4 else 0
+        height, width = (side - 2 * margin for side in self.pixels.shape[1:3])
+        middle = self.pixels[:, margin : margin + height, margin : margin + width]
+        faces = [_flat(middle), _flat(middle[:, :, ::-1])]
+        # Of |a - b|² = |a|² - 2ab + |b|² the first part is the same in all places.
+        least = np.full((len(self), len(other)), np.inf, dtype=np.float32)
+        for top in range(2 * margin + 1):
+            for left in range(2 * margin + 1):
+                window = _flat(other.pixels[:, top : top + height, left : left + width])
+                length = np.einsum("ij,ij->i", window, window)
+                for face in faces:
+                    np.minimum(least, length - 2 * (face @ window.T), out=least)
+        least += np.einsum("ij,ij->i", faces[0], faces[0])[:, None]
+        distances: np.ndarray = np.sqrt(np.maximum(least, 0))
+        return distances
+
+
+Points = MixedPoints | PixelPoints | ShiftedPoints
+ImagePoints = PixelPoints | ShiftedPoints
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images.reshape(len(images), -1))
 
 
 def nearest(queries: Points, reference: Points, k: int = 1) -> np.ndarray:
