@@ -75,6 +75,7 @@ class Whisker:
         value, low, high: the estimate and its interval.
         minimum, maximum: the bounds, or None.
         reference: what real data score against real data, or None.
+        chance: how far from the reference real data fall by chance, or None.
         failed: draws a diamond instead of a disc.
         span: the ends of the axis; None fits it to the numbers.
         label: what a screen reader says.
@@ -86,6 +87,7 @@ class Whisker:
     minimum: float | None = None
     maximum: float | None = None
     reference: float | None = None
+    chance: float | None = None
     failed: bool = False
     span: tuple[float, float] | None = None
     label: str = "interval"
@@ -110,6 +112,9 @@ def whisker(data: Whisker, palette: Palette = CSS, width: int = 200, height: int
         parts.append(_rect(left, 3, max(right - left, 0), height - 6, palette.bad, opacity=0.13))
         parts.append(_line(x(bound), 1, x(bound), height - 1, palette.bad, 1.5))
     if data.reference is not None:
+        if data.chance is not None:
+            left, right = x(data.reference - data.chance), x(data.reference + data.chance)
+            parts.append(_rect(left, 3, right - left, height - 6, palette.real, opacity=0.16))
         parts.append(_triangle(x(data.reference), height - 1, palette.real))
     colour = palette.bad if data.failed else palette.ink
     parts.append(_line(x(data.low), middle, x(data.high), middle, colour, 4, round_ends=True))
@@ -225,6 +230,48 @@ def heatmap(
     return _svg(width, round(top + size * cell + 2), parts, label, "heatmap")
 
 
+def two_curves(
+    real: Sequence[float],
+    synthetic: Sequence[float],
+    label: str,
+    palette: Palette = CSS,
+    *,
+    ends: tuple[str, str] = ("", ""),
+    width: int = 400,
+    height: int = 170,
+) -> str:
+    """Two curves over the same steps: real as a filled area, synthetic as a line.
+
+    Args:
+        real: heights of the area.
+        synthetic: heights of the line, equally many.
+        label: what a screen reader says.
+        palette: the colours.
+        ends: words at the ends of the axis.
+        width: in pixels.
+        height: in pixels.
+    """
+    low, high = min(*real, *synthetic), max(*real, *synthetic)
+    top, floor, last = 8.0, height - 18.0, max(len(real) - 1, 1)
+
+    def at(number: int, value: float) -> str:
+        up = (value - low) / max(high - low, _TINY) * (floor - top)
+        return f"{1 + number / last * (width - 2):.1f} {floor - up:.1f}"
+
+    area = "L".join(at(number, value) for number, value in enumerate(real))
+    line = "L".join(at(number, value) for number, value in enumerate(synthetic))
+    parts = [
+        f'<path d="M1 {floor:.1f}L{area}L{width - 1} {floor:.1f}Z" '
+        f'style="fill:{palette.real};fill-opacity:0.4"/>',
+        f'<path d="M{line}" style="fill:none;stroke:{palette.synthetic};stroke-width:2;'
+        'stroke-linejoin:round"/>',
+        _line(0, floor, width, floor, palette.line, 1),
+        _text(1, height - 4, ends[0], palette.muted),
+        _text(width - 1, height - 4, ends[1], palette.muted, anchor="end"),
+    ]
+    return _svg(width, height, parts, label, "curve")
+
+
 def line_chart(
     points: Sequence[tuple[float, float]],
     label: str,
@@ -261,12 +308,13 @@ def line_chart(
 
 
 def sign(kind: str, palette: Palette = CSS, size: int = 18) -> str:
-    """A tick (``passed``), a cross (``failed``), a bar (``warning``) or a ring (anything else)."""
+    """Tick (``passed``), cross (``failed``), stroke (``warning``), dots (``open``) or a dash."""
     half = size / 2
     shapes = {
         "passed": (palette.good, "M-4 0.5L-1.2 3.4L4.2 -3.2"),
         "failed": (palette.bad, "M-3.2 -3.2L3.2 3.2M3.2 -3.2L-3.2 3.2"),
         "warning": (palette.warn, "M0 -4.2V1M0 3.6V4"),
+        "open": (palette.muted, "M-3.9 0h.1M0 0h.1M3.8 0h.1"),
     }
     colour, path = shapes.get(kind, (palette.muted, "M-3.4 0H3.4"))
     parts = [

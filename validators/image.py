@@ -419,19 +419,26 @@ class ImageBias:
     modality: ClassVar[Literal["image"]] = "image"
 
     def __call__(self, comparison: Comparison) -> list[Score]:
-        """Score ``class_representation_worst``, at least 1.
+        """Scores ``class_share_ratio`` of every class, and ``class_representation_worst``.
 
-        The share of the worst class over its real share, or the reverse; Bonferroni over classes.
+        The latter is at least 1: the share of the worst class over its real share, or the
+        reverse; Bonferroni over classes.
         """
         metric = "class_representation_worst"
         train, holdout, synthetic, schema = comparison.image_features.parts
         if not schema.labelled:
             return [skipped(metric, "bias", NO_LABELS)]
         classes = len(schema.classes)
-        found = _class_ratios(synthetic.labels, holdout.labels, classes)
-        real = _class_ratios(train.labels, holdout.labels, classes)
+        level = bonferroni(0.95, classes)
+        found = _class_ratios(synthetic.labels, holdout.labels, classes, level)
+        real = _class_ratios(train.labels, holdout.labels, classes, level)
         worst = max(found, key=_surely_off)
+        shares = _class_ratios(synthetic.labels, holdout.labels, classes, 0.95)
         return [
+            *(
+                _class_share(name, share, other, len(synthetic))
+                for name, share, other in zip(schema.classes, shares, real, strict=True)
+            ),
             Score(
                 metric=metric,
                 dimension="bias",
@@ -442,8 +449,23 @@ class ImageBias:
                 unit="ratio",
                 n=len(synthetic),
                 minimum_detectable=float(np.exp((worst.high - worst.low) / 2)) - 1,
-            )
+            ),
         ]
+
+
+def _class_share(name: str, share: Estimate, real: Estimate, n: int) -> Score:
+    value, low, high = np.exp(share).tolist()
+    return Score(
+        metric="class_share_ratio",
+        dimension="bias",
+        subject=name,
+        value=value,
+        low=low,
+        high=high,
+        reference=float(np.exp(real.value)),
+        unit="ratio",
+        n=n,
+    )
 
 
 def label_fidelity(features: ImageFeatures) -> list[Score]:
@@ -705,9 +727,10 @@ def _surely_off(estimate: Estimate) -> tuple[float, float]:
     return sure, abs(estimate.value)
 
 
-def _class_ratios(labels: np.ndarray, holdout: np.ndarray, classes: int) -> list[Estimate]:
-    """Log ratios of the class shares, first over holdout, that hold together at 95 %."""
-    level = bonferroni(0.95, classes)
+def _class_ratios(
+    labels: np.ndarray, holdout: np.ndarray, classes: int, level: float
+) -> list[Estimate]:
+    """Log ratios of the class shares, first over holdout."""
     counts, others = (np.bincount(part, minlength=classes) for part in (labels, holdout))
     return [
         log_ratio_of_proportions(int(count), len(labels), int(other), len(holdout), level)

@@ -68,7 +68,10 @@ class FeatureSpace:
 
 
 class ImageFeatures:
-    """All networks of one comparison, each trained when first needed."""
+    """All networks of one comparison, each trained when first needed.
+
+    ``places`` holds the numbers, in the synthetic data, of the synthetic images that entered.
+    """
 
     def __init__(self, comparison: Comparison, *, networks: int = 2, steps: int = 300) -> None:
         """Prepare; nothing is trained yet.
@@ -88,9 +91,9 @@ class ImageFeatures:
         self._networks = networks
         self._steps = steps
         rng = comparison.rng("image-features")
-        self.train, self.holdout, self.synthetic = (
-            _limit(part, MAX_IMAGES, rng) for part in self.parts[:3]
-        )
+        self.train, self.holdout = (_limit(part, MAX_IMAGES, rng) for part in self.parts[:2])
+        self.places = _limited(len(self.parts[2]), MAX_IMAGES, rng)
+        self.synthetic = self.parts[2].take(self.places)
         order = rng.permutation(len(self.train))
         self._halves = order[: len(order) // 2], order[len(order) // 2 :]
 
@@ -367,6 +370,9 @@ def _batches(n: int, generator: torch.Generator) -> itertools.chain[torch.Tensor
 
 
 def _limit(images: Images, n: int, rng: np.random.Generator) -> Images:
-    if len(images) <= n:
-        return images
-    return images.take(np.sort(rng.choice(len(images), n, replace=False)))
+    return images if len(images) <= n else images.take(_limited(len(images), n, rng))
+
+
+def _limited(count: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    """At most ``n`` of ``count`` places, sorted."""
+    return np.arange(count) if count <= n else np.sort(rng.choice(count, n, replace=False))

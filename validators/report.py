@@ -7,7 +7,6 @@ allows: no cell, no extreme, no category or bin of fewer than eleven rows.
 from __future__ import annotations
 
 import base64
-import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,29 +17,54 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from generators.schema import TableSchema
+from generators.schema import Images, ImageSchema, TableSchema
 
-from . import charts, wording
-from .aggregates import Discretion, Marginal, associations, marginals
+from . import charts, matrices, wording
+from .aggregates import MIN_ROWS, Discretion, Marginal, associations, marginals
 from .base import Score, Scorecard
 from .comparison import Comparison
 from .contract import NOT_APPLICABLE
+from .suspects import least_convincing
 from .verdict import GateResult, Verdict
 from .wording import gate_rows as gate_rows
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _WORST = 6
-_GROUPS = 12
+_IMAGES = 2_000
+# A deviation that is found four times in five is 1.27 times as large as the reach of chance.
+_CHANCE = 1.96 / 2.487
 _LARGE_GAP = 0.2
-# Columns of the matrix of groups: title, what is tolerated in words, and as a number.
-_GROUP_COLUMNS: dict[str, tuple[str, str, float]] = {
-    "representation_ratio": ("Share, over real", "0.8 to 1.25", 1.25),
-    "label_drift": ("Outcome gap, drift", "up to 0.05", 0.05),
-    "subgroup_tvd": ("Fidelity, distance", "up to 0.10", 0.10),
-    "equalised_odds_drift": ("TPR or FPR, drift", "up to 0.05", 0.05),
-    "subgroup_auc_loss": ("Utility, AUC lost", "up to 0.05", 0.05),
-    "membership_auc_group": ("Privacy, attack AUC", "up to 0.65", 0.65),
+# What each reader looks for first, in that order; as many as there are, up to four.
+_FIGURES: dict[str, tuple[str, ...]] = {
+    "For the privacy officer": (
+        "membership_auc",
+        "membership_auc_isolated",
+        "attribute_excess_worst",
+        "copy_excess",
+        "memorisation_excess",
+        "membership_loss_auc",
+    ),
+    "For the ML engineer": (
+        "utility_retention",
+        "tstr_gap",
+        "frechet_ratio",
+        "marginal_tvd_mean",
+        "pair_tvd_mean",
+        "c2st_auc",
+        "label_fidelity",
+    ),
+    "For the data steward": (
+        "representation_worst",
+        "class_representation_worst",
+        "label_drift_worst",
+        "missing_categories",
+        "missing_classes",
+        "coverage_ratio",
+        "duplicate_excess",
+    ),
 }
+_SHOWN = 4
+_IN_A_MATRIX = {*matrices.OF_CLASSES, *matrices.OF_NETWORKS}
 
 NOT_TESTED = (
     "Attackers who know the generator's weights: the attacks see the published data only.",
@@ -98,15 +122,20 @@ def render_report(context: ReportContext) -> str:
         style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         sign=lambda kind, size=18: Markup(charts.sign(kind, size=size)),
         headline=_headline(context.verdict),
-        summaries=_summaries(context),
+        readers=_readers(context),
         strip=_strip(context.verdict),
         groups=_gate_groups(context.verdict, discretion),
+        changes=_changes(context.verdict),
         marginals=_marginal_figures(context.comparison) if table and context.comparison else [],
         associations=_association_figures(context.comparison)
         if table and context.comparison
         else [],
         worst=_worst_lists(context.scorecard, discretion),
-        subgroups=_subgroups(context.scorecard, discretion),
+        subgroups=matrices.groups(context.scorecard, discretion),
+        classes=_classes(context.scorecard, context.comparison),
+        networks=_networks(context.scorecard, context.comparison),
+        appearance=_appearance_figures(context.comparison),
+        suspects=least_convincing(context.comparison) if context.comparison is not None else (),
         contact_sheet=_data_uri(context.contact_sheet_png),
         loss=Markup(charts.line_chart(context.loss_history, "Loss over the steps of training")),
         untested=_untested(context.scorecard, discretion),
@@ -119,8 +148,13 @@ def _headline(verdict: Verdict) -> dict[str, str]:
     asked = [gate for gate in verdict.gates if not gate.not_applicable]
     held = sum(gate.passed for gate in asked)
     warned = len(verdict.warnings)
+    undecided = sum(gate.inconclusive and gate.passed for gate in asked)
+    notes = [
+        _count(warned, "warning") if warned else "",
+        f"{undecided} undecided for want of rows" if undecided else "",
+    ]
     if verdict.passed:
-        note = f", {_count(warned, 'warning')}" if warned else ""
+        note = "".join(f", {said}" for said in notes if said)
         return {
             "kind": "passed",
             "title": "Cleared for release",
@@ -138,33 +172,23 @@ def _headline(verdict: Verdict) -> dict[str, str]:
 def _summaries(context: ReportContext) -> list[tuple[str, str]]:
     """One sentence for each of three readers."""
     card, verdict = context.scorecard, context.verdict
-    attack, copies = _first(card, "membership_auc"), _first(card, "copy_excess")
-    known = [
-        f"the best membership attack scores {_with_interval(attack)} (guessing is 0.5)"
-        if attack
-        else "",
-        f"verbatim copies beyond chance are {_in_percent(copies)} of the rows" if copies else "",
-    ]
-    found = " and ".join(filter(None, known)) or "no attack was measured"
+    measured = _first(card, "membership_auc") or _first(card, "copy_excess")
     evidence = _stance(verdict.of("privacy"), "evidence for", "no sufficient evidence for")
+    against = "the attacks below" if measured else "attacks, since none was measured"
     utility = _first(card, "utility_retention")
     kept = (
         f"models trained on it keep {_in_percent(utility)} of the skill that real data give"
         if utility
         else "the skill of models trained on it was not measured"
     )
-    marginal = _first(card, "marginal_tvd_mean")
-    shape = (
-        f"; columns are off by {_in_percent(marginal)} of the rows on average" if marginal else ""
-    )
     rules = [gate for gate in verdict.of("structure") if not gate.not_applicable]
     return [
         (
             "For the privacy officer",
-            f"There is {evidence} low disclosure risk: {found}. This is evidence about the "
-            "attacks named below, not a promise about all others.",
+            f"There is {evidence} low disclosure risk from {against}. It is no promise about "
+            "others: see what was not tested.",
         ),
-        ("For the ML engineer", f"{kept[0].upper()}{kept[1:]}{shape}."),
+        ("For the ML engineer", f"{kept[0].upper()}{kept[1:]}."),
         (
             "For the data steward",
             f"{sum(gate.passed for gate in rules)} of {len(rules)} structure rules hold; the "
@@ -172,6 +196,59 @@ def _summaries(context: ReportContext) -> list[tuple[str, str]]:
             f"{verdict.contract} ({verdict.contract_digest[:12]}).",
         ),
     ]
+
+
+def _readers(context: ReportContext) -> list[dict[str, Any]]:
+    """For each of three readers a sentence, and the numbers that they look for."""
+    by_metric: dict[str, GateResult] = {}
+    for gate in context.verdict.gates:
+        if gate.subject == "all":
+            by_metric.setdefault(gate.metric, gate)
+    return [
+        {
+            "title": title,
+            "sentence": sentence,
+            "figures": [
+                _figure(score, by_metric.get(metric))
+                for metric in _FIGURES[title]
+                if (score := _first(context.scorecard, metric)) is not None
+            ][:_SHOWN],
+        }
+        for title, sentence in _summaries(context)
+    ]
+
+
+def _figure(score: Score, gate: GateResult | None) -> dict[str, str]:
+    return {
+        "name": wording.metric_words(score.metric),
+        "value": wording.number(score.value),
+        "interval": wording.interval(score.low, score.high),
+        "bound": gate.bound if gate is not None else "no gate",
+        "kind": _kind(gate) if gate is not None else "none",
+    }
+
+
+def _kind(gate: GateResult) -> str:
+    """The look of an answer: passed, open, warning, failed or none."""
+    if gate.not_applicable:
+        return "none"
+    if gate.failed:
+        return "failed" if gate.blocks else "warning"
+    return "open" if gate.inconclusive else "passed"
+
+
+def _changes(verdict: Verdict) -> list[tuple[str, str]]:
+    """What the owner of the dataset changed of the contract's gates, in words."""
+    found = []
+    for gate in verdict.gates:
+        if gate.waiver:
+            said = "it fails, and is accepted" if gate.failed else "it holds all the same"
+            found.append((gate.gate, f"waived, {said}: {gate.waiver}"))
+        elif gate.declared:
+            found.append(
+                (gate.gate, f"tightened to {gate.bound}, the contract asks {gate.declared}")
+            )
+    return found
 
 
 def _stance(gates: Sequence[GateResult], good: str, bad: str) -> str:
@@ -184,7 +261,9 @@ def _strip(verdict: Verdict) -> list[dict[str, str]]:
     for dimension, gates in verdict.by_dimension().items():
         asked = [gate for gate in gates if not gate.not_applicable]
         blocked, warned = sum(g.blocks for g in asked), sum(g.failed for g in asked)
+        undecided = sum(gate.inconclusive and gate.passed for gate in asked)
         kind = "failed" if blocked else "warning" if warned else "passed" if asked else "none"
+        note = f", {undecided} undecided" if undecided else ""
         words = {
             "failed": "Failed",
             "warning": "Warning",
@@ -197,7 +276,7 @@ def _strip(verdict: Verdict) -> list[dict[str, str]]:
                 "question": wording.DIMENSIONS[dimension],
                 "kind": kind,
                 "word": words[kind],
-                "count": f"{sum(g.passed for g in asked)} of {_count(len(asked), 'gate')}"
+                "count": f"{sum(g.passed for g in asked)} of {_count(len(asked), 'gate')}{note}"
                 if asked
                 else "no gate applies",
             }
@@ -206,15 +285,25 @@ def _strip(verdict: Verdict) -> list[dict[str, str]]:
 
 
 def _gate_groups(verdict: Verdict, discretion: Discretion) -> list[dict[str, Any]]:
-    return [
-        {"name": dimension.capitalize(), "rows": [_gate_row(gate, discretion) for gate in gates]}
-        for dimension, gates in verdict.by_dimension().items()
-        if gates
-    ]
+    """The gates by dimension; rules of structure that hold are one line together."""
+    groups = []
+    for dimension, gates in verdict.by_dimension().items():
+        if not gates:
+            continue
+        held = [g for g in gates if dimension == "structure" and g.passed and g.low == g.high]
+        rows = [_gate_row(gate, discretion) for gate in gates if gate not in held]
+        groups.append(
+            {
+                "name": dimension.capitalize(),
+                "question": wording.DIMENSIONS[dimension],
+                "rows": rows,
+                "held": [(wording.metric_words(g.metric), g.why) for g in held],
+            }
+        )
+    return groups
 
 
 def _gate_row(gate: GateResult, discretion: Discretion) -> dict[str, Any]:
-    kind = "passed" if gate.passed else "none" if gate.not_applicable else "warning"
     return {
         "id": gate.gate,
         "metric": wording.metric_words(gate.metric),
@@ -223,12 +312,14 @@ def _gate_row(gate: GateResult, discretion: Discretion) -> dict[str, Any]:
         "interval": wording.interval(gate.low, gate.high),
         "reference": wording.number(gate.reference),
         "bound": gate.bound,
-        "kind": "failed" if gate.blocks else kind,
+        "declared": gate.declared,
+        "sees": wording.number(gate.minimum_detectable) if gate.minimum_detectable else "",
+        "kind": _kind(gate),
         "word": wording.status_words(gate),
         "severity": gate.severity,
         "why": gate.why,
+        "waiver": gate.waiver,
         "reason": discretion.text(gate.reason.removeprefix(NOT_APPLICABLE).strip()),
-        "structure": gate.dimension == "structure",
         "chart": _gate_chart(gate),
     }
 
@@ -244,6 +335,7 @@ def _gate_chart(gate: GateResult) -> Markup:
         minimum=gate.minimum,
         maximum=gate.maximum,
         reference=gate.reference,
+        chance=gate.minimum_detectable * _CHANCE if gate.minimum_detectable else None,
         failed=gate.failed,
         label=label,
     )
@@ -298,7 +390,7 @@ def _worst_lists(scorecard: Scorecard, discretion: Discretion) -> list[dict[str,
     lists = []
     for metric, scores in _by_metric(scorecard).items():
         several = [s for s in scores if s.subject != "all" and "=" not in s.subject]
-        if len(several) < 2:
+        if len(several) < 2 or metric in _IN_A_MATRIX:
             continue
         chosen = _worst_first(several)[:_WORST]
         span = _span(chosen)
@@ -308,68 +400,57 @@ def _worst_lists(scorecard: Scorecard, discretion: Discretion) -> list[dict[str,
     return lists
 
 
-def _subgroups(scorecard: Scorecard, discretion: Discretion) -> dict[str, Any]:
-    """The matrix of groups: rows the most different first, columns what was measured of them."""
-    cells: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
-    departure: dict[str, float] = defaultdict(float)
-    for score in scorecard:
-        if "=" not in score.subject or score.metric not in _GROUP_COLUMNS:
-            continue
-        group = discretion.subject(score.subject)
-        cells[group][score.metric] = _group_cell(score)
-        departure[group] = max(departure[group], _departure(score))
-    metrics = [
-        metric
-        for metric in _GROUP_COLUMNS
-        if any(metric in of_group for of_group in cells.values())
-    ]
-    worst_first = sorted(cells, key=lambda group: (-departure[group], group))
-    empty = {"kind": "none", "value": "–", "interval": "", "word": "not measured"}
-    rows = [
-        {"group": group, "cells": [cells[group].get(metric, empty) for metric in metrics]}
-        for group in worst_first[:_GROUPS]
-    ]
-    heads = [
-        {"title": _GROUP_COLUMNS[metric][0], "bound": _GROUP_COLUMNS[metric][1]}
-        for metric in metrics
-    ]
-    return {"heads": heads, "rows": rows, "left_out": max(len(cells) - _GROUPS, 0)}
+def _classes(scorecard: Scorecard, comparison: Comparison | None) -> dict[str, Any]:
+    """The matrix of an image set's classes."""
+    if comparison is None or not isinstance(comparison.schema, ImageSchema):
+        return {"heads": [], "rows": []}
+    named = [(score.subject, score) for score in scorecard if score.subject != "all"]
+    return matrices.matrix(named, matrices.OF_CLASSES, comparison.schema.classes)
 
 
-def _group_cell(score: Score) -> dict[str, str]:
-    """The number, and whether its interval lies within what is tolerated, beyond it, or across."""
-    if score.value is None or score.low is None or score.high is None:
-        return {"kind": "none", "value": "–", "interval": "", "word": "too few rows"}
-    tolerated = _GROUP_COLUMNS[score.metric][2]
-    least = 1 / tolerated if score.unit == "ratio" else -math.inf
-    if score.low > tolerated or score.high < least:
-        kind, word = "failed", "beyond"
-    elif least <= score.low and score.high <= tolerated:
-        kind, word = "passed", "within"
-    else:
-        kind, word = "warning", "open"
+def _networks(scorecard: Scorecard, comparison: Comparison | None) -> dict[str, Any]:
+    """The matrix of the networks in whose features images were compared."""
+    named = [("all of ours", s) if s.subject == "all" else (s.subject, s) for s in scorecard]
+    order = list(dict.fromkeys(n for n, score in named if score.metric in matrices.OF_NETWORKS))
+    if comparison is None or not isinstance(comparison.schema, ImageSchema):
+        order = []
+    return matrices.matrix(named, matrices.OF_NETWORKS, order)
+
+
+def _appearance_figures(comparison: Comparison | None) -> list[dict[str, Any]]:
+    """How bright images are, and how fine their detail is: means over many real images."""
+    if comparison is None or not isinstance(comparison.schema, ImageSchema):
+        return []
+    from .image_appearance import BINS, intensities, spectra
+
+    rng = comparison.rng("appearance-figures")
+    parts = []
+    for data in (comparison.holdout, comparison.synthetic):
+        assert isinstance(data, Images)
+        parts.append(data.pixels[rng.permutation(len(data))[:_IMAGES]])
+    if len(parts[0]) < MIN_ROWS:
+        return []
+    cells = [intensities(pixels).mean(axis=1) for pixels in parts]
+    enough = (cells[0] > 0).sum(axis=0) >= MIN_ROWS
+    shares = [np.where(enough, cell.mean(axis=0), 0.0) for cell in cells]
+    power = [10 * np.log10(spectra(pixels).mean(axis=0) + 1e-2) for pixels in parts]
+    heights = [np.sqrt(share) for share in shares]
+    return [
+        _curves("Grey values", heights, ("dark", "bright"), f"{BINS} steps; roots of the shares"),
+        _curves("Detail", power, ("coarse", "fine"), "power at each spatial frequency, in dB"),
+    ]
+
+
+def _curves(
+    name: str, heights: Sequence[np.ndarray], ends: tuple[str, str], note: str
+) -> dict[str, Any]:
+    real, synthetic = (values.tolist() for values in heights)
+    label = f"{name} of real and synthetic images"
     return {
-        "kind": kind,
-        "value": wording.number(score.value),
-        "interval": wording.interval(score.low, score.high),
-        "word": word,
+        "name": name,
+        "note": note,
+        "chart": Markup(charts.two_curves(real, synthetic, label, ends=ends)),
     }
-
-
-def _departure(score: Score) -> float:
-    """How far beyond its tolerance an interval surely reaches; the estimate breaks ties."""
-    if score.value is None or score.low is None or score.high is None:
-        return 0.0
-    if score.unit == "ratio":
-        low, high, value = (math.log(max(x, 1e-9)) for x in (score.low, score.high, score.value))
-        sure = max(low, -high, 0.0)
-        size = abs(value)
-        tolerated = math.log(_GROUP_COLUMNS[score.metric][2])
-    else:
-        neutral = 0.5 if score.metric == "membership_auc_group" else 0.0
-        sure, size = max(score.low - neutral, 0.0), abs(score.value - neutral)
-        tolerated = _GROUP_COLUMNS[score.metric][2]
-    return (sure + size / 100) / tolerated
 
 
 def _subject_row(score: Score, discretion: Discretion, span: tuple[float, float]) -> dict[str, Any]:
@@ -437,11 +518,6 @@ def _span(scores: Sequence[Score]) -> tuple[float, float]:
 def _first(scorecard: Scorecard, metric: str) -> Score | None:
     found = [score for score in scorecard.select(metric, "all") if score.value is not None]
     return found[0] if found else None
-
-
-def _with_interval(score: Score) -> str:
-    bounds = wording.interval(score.low, score.high)
-    return wording.number(score.value) + (f" (95 % interval {bounds})" if bounds else "")
 
 
 def _in_percent(score: Score) -> str:
