@@ -68,7 +68,6 @@ METRICS: dict[str, str] = {
     "class_share_ratio": "Share of the class over its real share",
     "class_coverage": "Coverage of the class's real images",
     "class_coverage_worst": "Coverage of a class's real images, worst class",
-    "density_ratio": "Images lie where real ones do",
     "intensity_excess": "Grey values: how bright and dark images are",
     "spectrum_excess": "Detail: coarse and fine structure",
     "label_fidelity_loss_worst": "Images that show another class, worst class",
