@@ -198,6 +198,20 @@ class Generator(ABC):
             size = min(self.rows_per_block, n - start)
             yield Block(start, size, derive_seed(self.name, seed, number))
 
+    def row_seeds(self, n: int, seed: int) -> np.ndarray:
+        """The seed of each image of a sample, int64, shape (n,).
+
+        An image of an image family depends on the model, its own seed and its class alone.
+        """
+        blocks = self.blocks(n, seed)
+        seeds = [derive_seed(block.seed, i) for block in blocks for i in range(block.size)]
+        return np.array(seeds, dtype=np.int64)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations that an image of a sample takes (NFE)."""
+        return 1
+
     def save(self, folder: Path) -> None:
         """Write the fitted model into ``folder`` as safetensors and JSON.
 

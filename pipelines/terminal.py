@@ -113,6 +113,8 @@ class Terminal:
             self._json(_result_json(result))
             return
         self.show_verdict(result.verdict)
+        for sheet in result.owners_sheets:
+            self.out.print(f"[dim]shows real images, for you alone: {sheet}[/]", soft_wrap=True)
         if published is None:
             failed = ", ".join(gate.gate for gate in result.verdict.blocking)
             self.out.print(f"[red]quarantined[/]: stopped by {failed}; nothing was published")
