@@ -365,6 +365,48 @@ class ExampleLoss(ABC):
         """
 
 
+class Labelled(Generator):
+    """An image family that makes images of given classes.
+
+    A family implements ``_images``.
+    """
+
+    def sample_labelled(
+        self, labels: np.ndarray, *, seed: int, progress: OnProgress | None = None
+    ) -> Images:
+        """An image of each of the classes ``labels``, in their order.
+
+        Args:
+            labels: class numbers, int64, shape (N,); not modified.
+            seed: of the sample; image i depends on it, on i and on its class alone.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            ParameterError: a label is not a class number.
+        """
+        self._require_fitted()
+        classes = len(self.schema_.classes) if isinstance(self.schema_, ImageSchema) else 0
+        wanted = np.asarray(labels, dtype=np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < classes:
+            raise ParameterError(
+                f"labels must be class numbers from 0 to {classes - 1}, some are not; give others"
+            )
+        parts: list[Data] = []
+        for block in self.blocks(len(wanted), seed):
+            parts.append(self._images(block, wanted[block.start : block.start + block.size]))
+            if progress is not None:
+                progress(Progress("sample", block.start + block.size, len(wanted), 0.0))
+        images = _concatenate(parts, self.schema_)
+        if not isinstance(images, Images):
+            raise TypeError("an image family must give Images")
+        return images
+
+    @abstractmethod
+    def _images(self, block: Block, labels: np.ndarray) -> Images:
+        """An image of each label; image i depends on the model, ``block.seed``, i and its label."""
+
+
 class Conditional(Generator):
     """A table family that samples under conditions and completes given rows.
 
