@@ -198,6 +198,8 @@ class _Task:
 
     def testable(self, holdout: TableView) -> bool:
         """Whether the holdout can tell skill from none."""
+        if not self.classes and self.position not in self.table.number_columns:
+            return False  # a column of levels that has none
         target = self.target(self.known(holdout))
         if len(target) < _MIN_ROWS:
             return False
