@@ -165,6 +165,11 @@ class Release:
         """Where a candidate that failed a gate ends, with its report."""
         return self._vault / "quarantine" / self.key[:_KEY_LENGTH]
 
+    def audit_file(self, canaries: int) -> Path:
+        """The numbers of an audit with so many canaries; they depend on what is published, too."""
+        key = f"{self.key[:_KEY_LENGTH]}-{canaries}"
+        return self._vault / "audits" / f"{key}.json"
+
     @property
     def _vault(self) -> Path:
         return self.home.dataset_vault(self.spec.name)

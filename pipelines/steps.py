@@ -125,7 +125,7 @@ def prepare(
             f"choose one of {', '.join(fitting)}"
         )
     release = Release(spec, real, name, contract_of(spec).digest, home, order)
-    _new_generator(release)
+    new_generator(release)
     return release
 
 
@@ -138,7 +138,7 @@ def fit(release: Release, progress: OnProgress | None = None) -> Fitted:
     """
     folder = release.model_folder
     if not folder.is_dir():
-        generator = _new_generator(release)
+        generator = new_generator(release)
         facts = _train(generator, release, progress)
         with whole_folder(folder) as stage:
             if generator.persistent:
@@ -546,7 +546,12 @@ def _to_file(data: Data, generator: Generator, output: Path, origin: Origin | No
     return digest
 
 
-def _new_generator(release: Release) -> Generator:
+def new_generator(release: Release) -> Generator:
+    """The generator of a release, not fitted yet.
+
+    Raises:
+        ParameterError: it has no such hyper-parameter.
+    """
     parameters = {"seed": release.spec.seed, **release.spec.generator.parameters}
     return GENERATORS[release.generator].from_parameters(parameters)
 
@@ -597,7 +602,7 @@ def _train(generator: Generator, release: Release, progress: OnProgress | None) 
 def _loaded(release: Release, progress: OnProgress | None) -> Generator:
     if fitted(release).facts["persistent"]:
         return load_generator(release.model_folder)
-    generator = _new_generator(release)
+    generator = new_generator(release)
     return generator.fit(release.real.train(), release.real.schema, progress=progress)
 
 
