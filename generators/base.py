@@ -341,6 +341,78 @@ class Resumable(Generator):
             self.checkpoint = None
 
 
+class Editable(Generator):
+    """An image family that changes given images.
+
+    Each result has its image's label; -1 says that the class is not known. A result depends on the
+    model, the seed, the image and its index alone.
+    """
+
+    @abstractmethod
+    def inpaint(
+        self, images: Images, mask: np.ndarray, *, seed: int, progress: OnProgress | None = None
+    ) -> Images:
+        """``images`` with the pixels under ``mask`` made anew; the others stay as they are.
+
+        Args:
+            images: of the schema's height, width and channels.
+            mask: bool, (H, W) for all or (N, H, W); true where pixels are made anew.
+            seed: of what is made.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            SchemaError: images or mask are of another size.
+        """
+
+    @abstractmethod
+    def vary(
+        self, images: Images, strength: float, *, seed: int, progress: OnProgress | None = None
+    ) -> Images:
+        """Images like the given ones.
+
+        Args:
+            images: of the schema's height, width and channels.
+            strength: from 0 (the same) to 1 (nothing of them is left).
+            seed: of what is made.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            SchemaError: the images are of another size.
+            ParameterError: ``strength`` is not within (0, 1].
+        """
+
+    @abstractmethod
+    def upscale(self, low: Images, *, seed: int, progress: OnProgress | None = None) -> Images:
+        """Images of the schema's size whose block averages are the pixels of ``low``.
+
+        Args:
+            low: the schema's size divided by a whole number.
+            seed: of what is made.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            SchemaError: the size of ``low`` does not divide the schema's.
+        """
+
+    @abstractmethod
+    def translate(self, source: Images, *, seed: int, progress: OnProgress | None = None) -> Images:
+        """The counterpart of each image, by a model that has learned pairs.
+
+        Args:
+            source: images of the kind that was given in each pair.
+            seed: of what is made.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            ParameterError: the model has not learned pairs.
+            SchemaError: the images are of another size.
+        """
+
+
 class Density(ABC):
     """A family that says how likely a row is."""
 
