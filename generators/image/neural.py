@@ -39,7 +39,8 @@ from ..training import (
     torch_generator,
     warmup_cosine,
 )
-from .diffusion import class_counts, inner_split, spread_labels
+from .diffusion import class_counts, spread_labels
+from .trainer import inner_split
 
 _MICRO_BATCH = 64
 """Images per forward pass of a sample. Part of the format: a change changes all samples."""
