@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from .assets import CATALOGUE, GPU_POOL, asset_key, identifier
+from .assets import CATALOGUE, GPU_POOL, STEPS, asset_key, identifier
 from .home import Home
 from .reporting import log_progress, short_failures
-from .spec import DatasetSpec
+from .spec import AugmentSpec, DatasetSpec
 
 
 def build_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
     """The job that makes a release: the dataset's assets, their checks, then the catalogue."""
-    assets = dg.AssetSelection.groups(identifier(spec.name))
+    assets = dg.AssetSelection.assets(*(asset_key(spec, step) for step in STEPS))
     catalogue = dg.AssetSelection.assets(asset_key(spec, "published")).downstream(depth=1)
     return dg.define_asset_job(
         f"release_{identifier(spec.name)}",
@@ -32,6 +32,41 @@ def build_schedule(spec: DatasetSpec, job: UnresolvedAssetJobDefinition) -> dg.S
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description=f"Releases {spec.name} anew.",
+    )
+
+
+def build_augment_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
+    """The job that makes the rows of a day."""
+    return dg.define_asset_job(
+        f"augment_{identifier(spec.name)}",
+        selection=dg.AssetSelection.assets(asset_key(spec, "augmented")),
+        description=f"Fresh rows of {spec.name} for a day.",
+        tags={"dataset": spec.name},
+    )
+
+
+def build_augment_schedule(
+    spec: DatasetSpec, asked: AugmentSpec, job: UnresolvedAssetJobDefinition
+) -> dg.ScheduleDefinition:
+    """The daily schedule; after a pause it makes the newest missed days, too."""
+    days = dg.DailyPartitionsDefinition(start_date=asked.start.isoformat())
+
+    def missed(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        now = context.scheduled_execution_time
+        known = days.get_partition_keys(current_time=now)
+        made = context.instance.get_materialized_partitions(asset_key(spec, "augmented"))
+        for day in [day for day in known if day not in made][-asked.catch_up :]:
+            # The tick is part of the key: a day that failed is tried again at the next one.
+            yield dg.RunRequest(run_key=f"{day}@{now:%Y%m%dT%H%M}", partition_key=day)
+
+    return dg.ScheduleDefinition(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=asked.cron,
+        execution_timezone="UTC",
+        execution_fn=missed,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Fresh rows of {spec.name} every day, and of days that were missed.",
     )
 
 

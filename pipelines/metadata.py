@@ -13,10 +13,12 @@ from typing import Any
 import dagster as dg
 
 from generators.schema import Images, ImageSchema, Schema
+from validators.base import Score
 from validators.charts import LIGHT, line_chart
 from validators.contract import Gate
 from validators.verdict import GateResult, Verdict
 
+from .augment import Day
 from .candidate import candidate_files
 from .pictures import contact_sheet
 from .publication.log import Published
@@ -116,6 +118,45 @@ def of_published(release: Release, published: Published) -> Metadata:
         "folder": dg.MetadataValue.path(published.location),
         "report": dg.MetadataValue.path(f"{published.location}/reports/report.html"),
     }
+
+
+def of_day(day: Day) -> Metadata:
+    """Of a partition of the asset ``augmented``."""
+    shown: Metadata = {
+        "dagster/partition_row_count": day.rows,
+        "model": f"{day.dataset}@{day.version}",
+        "content digest": day.content_digest,
+    }
+    if day.published is not None:
+        shown["version"] = day.published.name
+        shown["folder"] = dg.MetadataValue.path(day.published.location)
+    if day.folder is not None:
+        shown["folder"] = dg.MetadataValue.path(day.folder)
+    return shown
+
+
+def of_uplift(scores: Sequence[Score]) -> dg.AssetCheckResult:
+    """The check ``uplift``: the worst day decides, and only where harm is proven."""
+    measured = [score for score in scores if score.value is not None]
+    if not measured:
+        said = (scores[0].skipped if scores else None) or "nothing was measured"
+        return dg.AssetCheckResult(check_name="uplift", passed=True, description=said)
+    worst = min(measured, key=lambda score: score.high or 0.0)
+    value, low, high = worst.value or 0.0, worst.low or 0.0, worst.high or 0.0
+    stance = "helps" if low > 0 else "harms" if high < 0 else "no difference is proven"
+    return dg.AssetCheckResult(
+        check_name="uplift",
+        passed=high >= 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{stance}: {value:+.4f} {worst.unit} [{low:+.4f}, {high:+.4f}]",
+        metadata={
+            "uplift": value,
+            "low": low,
+            "high": high,
+            "target": worst.subject,
+            "smallest detectable": worst.minimum_detectable or 0.0,
+        },
+    )
 
 
 def of_gates(release: Release, answers: tuple[GateResult, ...]) -> Metadata:

@@ -27,7 +27,10 @@ from .protection.leaks import Sensitive
 from .spec import DatasetSpec
 
 # These fields describe a dataset to people; they do not change what is learned or decided.
-_COSMETIC = {"description", "license", "owners", "tags", "schedule", "citation", "source"}
+_COSMETIC = {
+    *("description", "license", "owners", "tags", "schedule", "citation", "source"),
+    *("augment", "revalidate"),
+}
 _KEY_LENGTH = 16
 PROTECTION = "protection.json"
 SENSITIVE = "sensitive.json"

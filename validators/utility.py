@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 
@@ -136,6 +137,65 @@ class Utility:
             self.draws,
             comparison.rng(f"{self.name}/{position}/bootstrap"),
         )
+
+
+def uplift(comparison: Comparison, settings: Utility | None = None) -> Score:
+    """What synthetic rows add to the real ones: skill of models that learn both, less of real ones.
+
+    Both kinds of models are tested on the holdout, with the same parts of the real rows and the
+    same seeds, so that their difference is paired; the interval is a bootstrap of holdout rows and
+    seeds.
+
+    Args:
+        comparison: the synthetic rows to be added, beside train and holdout.
+        settings: how many rows, seeds, trees and draws.
+    """
+    made = settings or Utility()
+    train, _, synthetic, schema = comparison.frames()
+    reason = _obstacle(comparison)
+    if reason is None and schema.target is None:
+        reason = "not applicable: no target is declared, so there is nothing to predict"
+    if reason is not None or schema.target is None:
+        return skipped("uplift", "utility", reason or "")
+    both = replace(comparison, synthetic=pd.concat([train, synthetic], ignore_index=True))
+    table = both.coarse
+    position = table.position(schema.target)
+    task, tested = _task(both, position), table.holdout
+    if not task.testable(tested):
+        return skipped("uplift", "utility", "the holdout has too few rows of two outcomes")
+    skills: dict[str, list[_Skill]] = {"both": [], "real": []}
+    for repeat in range(made.seeds):
+        rng = both.rng(f"uplift/{repeat}")
+        real = np.sort(rng.permutation(len(train))[: min(made.rows, 4 * len(train) // 5)])
+        added = rng.permutation(len(synthetic))[: made.rows] + len(train)
+        seed = derive_seed(both.seed, "uplift", repeat) % 2**32
+        for source, rows in (("both", np.concatenate([real, np.sort(added)])), ("real", real)):
+            learn = table.synthetic.take(rows)
+            skills[source].append(task.skill(learn, tested, made.iterations, seed))
+    result = _Result.of(
+        schema.target,
+        task,
+        skills["both"],
+        skills["real"],
+        len(synthetic),
+        made.draws,
+        both.rng("uplift/bootstrap"),
+    )
+    low, high = percentiles(result.draws[:, 0] - result.draws[:, 1])
+    value = result.tstr - result.trtr
+    return Score(
+        metric="uplift",
+        dimension="utility",
+        subject=schema.target,
+        value=value,
+        low=min(low, value),
+        high=max(high, value),
+        reference=0.0,
+        unit=task.unit,
+        n=len(synthetic),
+        minimum_detectable=2.487 / 1.96 * (high - low) / 2,
+        higher_is_better=True,
+    )
 
 
 @dataclass(frozen=True)
