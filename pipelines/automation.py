@@ -13,8 +13,13 @@ from .spec import AugmentSpec, DatasetSpec
 
 def build_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
     """The job that makes a release: the dataset's assets, their checks, then the catalogue."""
-    assets = dg.AssetSelection.assets(*(asset_key(spec, step) for step in STEPS))
-    catalogue = dg.AssetSelection.assets(asset_key(spec, "published")).downstream(depth=1)
+    keys = [asset_key(spec, step) for step in STEPS]
+    assets: dg.AssetSelection = dg.AssetSelection.assets(*keys)
+    published = dg.AssetSelection.assets(asset_key(spec, "published"))
+    catalogue = published.downstream(depth=1) & dg.AssetSelection.groups("catalogue")
+    if spec.revalidate is not None:
+        # A release would be compared with the data that it has just read.
+        assets = assets - dg.AssetSelection.checks(_drift_key(spec))
     return dg.define_asset_job(
         f"release_{identifier(spec.name)}",
         selection=assets | catalogue,
@@ -68,6 +73,56 @@ def build_augment_schedule(
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description=f"Fresh rows of {spec.name} every day, and of days that were missed.",
     )
+
+
+def build_revalidate_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
+    """The job that compares the newest real data with those that the model has learned from."""
+    return dg.define_asset_job(
+        f"revalidate_{identifier(spec.name)}",
+        selection=dg.AssetSelection.checks(_drift_key(spec)),
+        description=f"Has the source of {spec.name} drifted away from its published model?",
+        tags={"dataset": spec.name},
+    )
+
+
+def _drift_key(spec: DatasetSpec) -> dg.AssetCheckKey:
+    return dg.AssetCheckKey(asset_key(spec, "published"), "drift")
+
+
+def build_revalidate_schedule(
+    spec: DatasetSpec, cron: str, job: UnresolvedAssetJobDefinition
+) -> dg.ScheduleDefinition:
+    """The schedule of the job; off until an operator wants it."""
+    return dg.ScheduleDefinition(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Looks for drift in the source of {spec.name}.",
+    )
+
+
+def build_retrain_sensor(
+    spec: DatasetSpec, release: UnresolvedAssetJobDefinition
+) -> dg.SensorDefinition:
+    """The sensor that asks for a release once drift is proven: one for each finding."""
+
+    @dg.sensor(
+        name=f"retrain_{identifier(spec.name)}",
+        job=release,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Releases {spec.name} anew once its source has drifted.",
+    )
+    def retrain() -> Iterator[dg.RunRequest]:
+        from .revalidate import wants_retraining
+
+        key = wants_retraining(spec, Home.from_environment())
+        if key is not None:
+            yield dg.RunRequest(run_key=key, tags={"likeness/reason": "drift"})
+
+    return retrain
 
 
 def build_catalogue_sensor() -> dg.AutomationConditionSensorDefinition:

@@ -28,6 +28,7 @@ from .home import Home
 from .protection.leaks import LeakError
 from .requests.commands import request, worker
 from .terminal import Terminal
+from .upkeep import augment, revalidate
 
 EXIT_INTERNAL, EXIT_INPUT, EXIT_QUARANTINED, EXIT_INTERRUPTED = 1, 2, 3, 130
 PROJECT = Path(__file__).resolve().parent.parent
@@ -500,6 +501,8 @@ def serve(home: Path, no_approvals: bool, **given: Any) -> None:  # noqa: ANN401
     serve_home(Home(home.absolute()), options, click.echo)
 
 
+main.add_command(augment)
+main.add_command(revalidate)
 main.add_command(request)
 main.add_command(worker)
 

@@ -25,6 +25,7 @@ from .publication.log import Published
 from .publication.manifest import columns_of
 from .publication.read import read_published
 from .release import RealData, Release
+from .revalidate import Revalidation
 from .steps import Candidate, Fitted, contract_of
 
 Metadata = dict[str, Any]
@@ -156,6 +157,29 @@ def of_uplift(scores: Sequence[Score]) -> dg.AssetCheckResult:
             "target": worst.subject,
             "smallest detectable": worst.minimum_detectable or 0.0,
         },
+    )
+
+
+def of_revalidation(found: Revalidation) -> dg.AssetCheckResult:
+    """The check ``drift``: columns, distances, intervals."""
+    lines = ["| column | distance | 99 % interval |", "|---|---|---|"]
+    for score in found.columns[:20]:
+        name = score.subject.replace("|", "\\|")
+        lines.append(f"| {name} | {score.value:.4f} | {score.low:.4f} – {score.high:.4f} |")
+    shown: Metadata = {
+        "model": f"{found.dataset}@{found.version}",
+        "newest rows": found.rows,
+        "columns": dg.MetadataValue.md("\n".join(lines)),
+    }
+    if found.detection.value is not None:
+        shown["auc between old and new rows"] = found.detection.value
+    if found.columns:
+        shown["largest distance"] = found.columns[0].value or 0.0
+    return dg.AssetCheckResult(
+        passed=not found.proven,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=found.sentence,
+        metadata=shown,
     )
 
 

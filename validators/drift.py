@@ -15,8 +15,7 @@ import numpy as np
 from .base import Score
 from .calibration import SIGNIFICANCE, Calibration
 from .comparison import Comparison, one_each
-from .fidelity import Noise, real_distances
-from .statistics import signed_root
+from .fidelity import Noise, real_distances, split_test
 
 TOLERANCE = 0.02
 """A distance of a column, and an AUC above one half, that does not matter."""
@@ -66,7 +65,9 @@ def drift(comparison: Comparison, settings: Calibration | None = None) -> Drift:
     detection = replace(made(comparison)[0], metric="drift_detection", dimension="fidelity")
     if detection.skipped is not None:
         return Drift(detection, ())
-    return Drift(detection, tuple(sorted(_columns(comparison, made), key=lambda s: -(s.value or 0))))
+    return Drift(
+        detection, tuple(sorted(_columns(comparison, made), key=lambda s: -(s.value or 0)))
+    )
 
 
 def _columns(comparison: Comparison, settings: Calibration) -> list[Score]:
@@ -77,19 +78,9 @@ def _columns(comparison: Comparison, settings: Calibration) -> list[Score]:
     old, new = (np.sort(rng.choice(rows, size, replace=False)) for rows in kept)
     noise = Noise.draw(size, settings.draws, comparison.rng("drift/splits"))
     measured = real_distances(comparison.table, old, new, noise)
-    splits = np.array([split for _, split in measured])
-    middle = splits.mean(axis=1)
-    spread = np.maximum(splits.std(axis=1, ddof=1), 1 / size)
-    # One quantile of the largest standardised distance serves all columns.
-    largest = ((splits - middle[:, None]) / spread[:, None]).max(axis=0)
-    half = float(np.quantile(largest, 1 - SIGNIFICANCE / _TESTS)) * spread
-
-    def size_of(raw: np.ndarray) -> np.ndarray:
-        return np.asarray(signed_root(np.maximum(raw, 0.0) ** 2 - middle**2))
-
-    raw = np.array([distance for distance, _ in measured])
-    values, lows, highs = (np.maximum(size_of(raw + step * half), 0.0) for step in (0, -1, 1))
+    test = split_test(measured, size, SIGNIFICANCE / _TESTS)
+    ends = (np.maximum(0.0, end) for end in (test.values, test.lows, test.highs))
     return [
-        Score("drift", "fidelity", column.name, float(v), float(low), float(high), 0.0, n=size)
-        for column, v, low, high in zip(comparison.table.columns, values, lows, highs, strict=True)
+        Score("drift", "fidelity", column.name, float(value), float(low), float(high), 0.0, n=size)
+        for column, value, low, high in zip(comparison.table.columns, *ends, strict=True)
     ]

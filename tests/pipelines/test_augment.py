@@ -86,7 +86,9 @@ def test_a_range_is_one_run_with_a_version_a_day_and_the_uplift_as_a_check(bench
         (check,) = done.get_asset_check_evaluations()
         schedule = defs.resolve_schedule_def("augment_toy_schedule")
         context = dg.build_schedule_context(
-            instance=instance, scheduled_execution_time=datetime(2026, 3, 5, 4, tzinfo=UTC)
+            instance=instance,
+            repository_def=defs.get_repository_def(),
+            scheduled_execution_time=datetime(2026, 3, 5, 4, tzinfo=UTC),
         )
         asked = [run.partition_key for run in schedule.evaluate_tick(context).run_requests or ()]
     assert made == {"2026-03-01", "2026-03-02"}
