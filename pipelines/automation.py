@@ -1,25 +1,23 @@
 """When things run: by hand, or on schedules and a sensor that an operator switches on."""
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from .assets import CATALOGUE, GPU_POOL, STEPS, asset_key, identifier
+from .assets import CATALOGUE, GPU_POOL, asset_key, identifier
 from .home import Home
 from .reporting import log_progress, short_failures
-from .spec import AugmentSpec, DatasetSpec
+from .spec import DatasetSpec
 
 
 def build_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
     """The job that makes a release: the dataset's assets, their checks, then the catalogue."""
-    keys = [asset_key(spec, step) for step in STEPS]
-    assets: dg.AssetSelection = dg.AssetSelection.assets(*keys)
-    published = dg.AssetSelection.assets(asset_key(spec, "published"))
-    catalogue = published.downstream(depth=1) & dg.AssetSelection.groups("catalogue")
-    if spec.revalidate is not None:
-        # A release would be compared with the data that it has just read.
-        assets = assets - dg.AssetSelection.checks(_drift_key(spec))
+    assets = dg.AssetSelection.groups(identifier(spec.name))
+    catalogue = dg.AssetSelection.assets(asset_key(spec, "published")).downstream(depth=1)
     return dg.define_asset_job(
         f"release_{identifier(spec.name)}",
         selection=assets | catalogue,
@@ -40,91 +38,6 @@ def build_schedule(spec: DatasetSpec, job: UnresolvedAssetJobDefinition) -> dg.S
     )
 
 
-def build_augment_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
-    """The job that makes the rows of a day."""
-    return dg.define_asset_job(
-        f"augment_{identifier(spec.name)}",
-        selection=dg.AssetSelection.assets(asset_key(spec, "augmented")),
-        description=f"Fresh rows of {spec.name} for a day.",
-        tags={"dataset": spec.name},
-    )
-
-
-def build_augment_schedule(
-    spec: DatasetSpec, asked: AugmentSpec, job: UnresolvedAssetJobDefinition
-) -> dg.ScheduleDefinition:
-    """The daily schedule; after a pause it makes the newest missed days, too."""
-    days = dg.DailyPartitionsDefinition(start_date=asked.start.isoformat())
-
-    def missed(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-        now = context.scheduled_execution_time
-        known = days.get_partition_keys(current_time=now)
-        made = context.instance.get_materialized_partitions(asset_key(spec, "augmented"))
-        for day in [day for day in known if day not in made][-asked.catch_up :]:
-            # The tick is part of the key: a day that failed is tried again at the next one.
-            yield dg.RunRequest(run_key=f"{day}@{now:%Y%m%dT%H%M}", partition_key=day)
-
-    return dg.ScheduleDefinition(
-        name=f"{job.name}_schedule",
-        job=job,
-        cron_schedule=asked.cron,
-        execution_timezone="UTC",
-        execution_fn=missed,
-        default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"Fresh rows of {spec.name} every day, and of days that were missed.",
-    )
-
-
-def build_revalidate_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
-    """The job that compares the newest real data with those that the model has learned from."""
-    return dg.define_asset_job(
-        f"revalidate_{identifier(spec.name)}",
-        selection=dg.AssetSelection.checks(_drift_key(spec)),
-        description=f"Has the source of {spec.name} drifted away from its published model?",
-        tags={"dataset": spec.name},
-    )
-
-
-def _drift_key(spec: DatasetSpec) -> dg.AssetCheckKey:
-    return dg.AssetCheckKey(asset_key(spec, "published"), "drift")
-
-
-def build_revalidate_schedule(
-    spec: DatasetSpec, cron: str, job: UnresolvedAssetJobDefinition
-) -> dg.ScheduleDefinition:
-    """The schedule of the job; off until an operator wants it."""
-    return dg.ScheduleDefinition(
-        name=f"{job.name}_schedule",
-        job=job,
-        cron_schedule=cron,
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"Looks for drift in the source of {spec.name}.",
-    )
-
-
-def build_retrain_sensor(
-    spec: DatasetSpec, release: UnresolvedAssetJobDefinition
-) -> dg.SensorDefinition:
-    """The sensor that asks for a release once drift is proven: one for each finding."""
-
-    @dg.sensor(
-        name=f"retrain_{identifier(spec.name)}",
-        job=release,
-        minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Releases {spec.name} anew once its source has drifted.",
-    )
-    def retrain() -> Iterator[dg.RunRequest]:
-        from .revalidate import wants_retraining
-
-        key = wants_retraining(spec, Home.from_environment())
-        if key is not None:
-            yield dg.RunRequest(run_key=key, tags={"likeness/reason": "drift"})
-
-    return retrain
-
-
 def build_catalogue_sensor() -> dg.AutomationConditionSensorDefinition:
     """The sensor that renews the catalogue after a publication by another job or by hand."""
     return dg.AutomationConditionSensorDefinition(
@@ -136,6 +49,10 @@ def build_catalogue_sensor() -> dg.AutomationConditionSensorDefinition:
 
 REQUEST_TAG = "likeness/request"
 _MOST_RUNS = 10
+_ANSWER_SECONDS = 5
+_NEWBORN_SECONDS = 20.0
+"""A run is launched in several steps; between them its server does not know it yet."""
+_LAUNCHED = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
 
 
 class RequestConfig(dg.Config):
@@ -185,9 +102,10 @@ def build_request_sensor(job: dg.JobDefinition) -> dg.SensorDefinition:
         take_dropped(home)
         for identity in pending(home):
             tags = {REQUEST_TAG: identity}
-            runs = context.instance.get_runs(dg.RunsFilter(tags=tags), limit=_MOST_RUNS)
+            runs = context.instance.get_run_records(dg.RunsFilter(tags=tags), limit=_MOST_RUNS)
+            over = [_over(context.instance, run) for run in runs]
             # A key is never launched again, even if its run died; so each run has its own.
-            if len(runs) < _MOST_RUNS and all(run.is_finished for run in runs):
+            if len(runs) < _MOST_RUNS and all(over):
                 yield dg.RunRequest(
                     run_key=f"{identity}:{len(runs) + 1}",
                     run_config={"ops": {"answer_request": {"config": {"id": identity}}}},
@@ -195,3 +113,46 @@ def build_request_sensor(job: dg.JobDefinition) -> dg.SensorDefinition:
                 )
 
     return requests
+
+
+def _over(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+    """Whether a run has ended, or died with the server that launched it; then Dagster is told so.
+
+    The run monitor cannot see such a death: without this the run would count as started, and keep
+    its place in the pool, for as long as a run may take at most.
+    """
+    run = record.dagster_run
+    age = (datetime.now(UTC) - record.update_timestamp.astimezone(UTC)).total_seconds()
+    if run.is_finished or run.status not in _LAUNCHED or age < _NEWBORN_SECONDS:
+        return run.is_finished
+    if _worker_answers(run):
+        return False
+    now = instance.get_run_by_id(run.run_id)
+    if now is not None and now.status in _LAUNCHED:
+        instance.report_run_failed(now, "The process that answered the request is gone.")
+    return True
+
+
+def _worker_answers(run: dg.DagsterRun) -> bool:
+    """Whether the server that launched a run is there and knows it."""
+    from dagster._core.errors import DagsterUserCodeUnreachableError
+    from dagster._grpc.client import DagsterGrpcClient
+    from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
+    from dagster_shared.serdes import deserialize_value
+
+    if GRPC_INFO_TAG not in run.tags:
+        return True  # launched otherwise, where the run monitor sees to it
+    info = json.loads(run.tags[GRPC_INFO_TAG])
+    client = DagsterGrpcClient(
+        host=info["host"],
+        port=info.get("port"),
+        socket=info.get("socket"),
+        use_ssl=info.get("use_ssl", False),
+    )
+    try:
+        told = client.can_cancel_execution(
+            CanCancelExecutionRequest(run_id=run.run_id), timeout=_ANSWER_SECONDS
+        )
+    except DagsterUserCodeUnreachableError:
+        return False
+    return deserialize_value(told, CanCancelExecutionResult).can_cancel
