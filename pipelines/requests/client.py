@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..home import Home
 from .inbox import Inbox, InboxError, Receipt, Status
 from .model import DataRequest, parse_request
+from .remote import RemoteClient
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,11 @@ class Client:
     def __init__(self, home: Path | str | None = None) -> None:
         self.home = Home.from_environment() if home is None else Home(Path(home).absolute())
         self.inbox = Inbox(self.home)
+
+    @staticmethod
+    def http(url: str, token: str) -> RemoteClient:
+        """The same for the inbox behind a ``likeness serve`` at ``url``."""
+        return RemoteClient(url, token)
 
     def lint(self, request: DataRequest | Mapping[str, Any] | str) -> DataRequest:
         """The request, if nothing is wrong with it by itself.
