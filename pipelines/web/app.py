@@ -19,7 +19,7 @@ from generators.base import LikenessError
 from ..boundary import InternalError
 from ..requests.model import json_schema
 from . import guard, pages, request_pages, requests_api, shelf_api
-from .problems import FieldProblem, Problem, ProblemError, pointer, sentence
+from .problems import MEDIA_TYPE, FieldProblem, Problem, ProblemError, pointer, sentence
 from .render import error_response
 from .settings import Settings, settings_of
 
@@ -112,6 +112,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         text = text.replace('"#/$defs/', '"#/components/schemas/Request.')
         for name, part in json.loads(text).items():
             parts[name if name == "DataRequest" else f"Request.{name}"] = part
+        _describe_problems(described["paths"])
         app.openapi_schema = described
     return app.openapi_schema
 
@@ -123,3 +124,12 @@ def _of_validation(error: RequestValidationError) -> ProblemError:
     ]
     count = f"{len(wrong)} field" + ("" if len(wrong) == 1 else "s")
     return ProblemError(422, f"what was sent is wrong in {count}", wrong)
+
+
+def _describe_problems(paths: dict[str, Any]) -> None:
+    """Errors have a media type of their own."""
+    for operations in paths.values():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                if status >= "400":
+                    answer["content"] = {MEDIA_TYPE: answer["content"].pop("application/json")}

@@ -95,7 +95,7 @@ async def log_in(request: Request) -> Response:
     fields = await form_fields(request)
     settings, target = settings_of(request), _own_path(fields.get("next", "/"))
     if not settings.access.is_token(fields.get("token", "").strip()):
-        return page(request, "login.html.j2", status=401, target=target, wrong=True)
+        return page(request, "login.html.j2", code=401, target=target, wrong=True)
     response = RedirectResponse(target, 303)
     response.set_cookie(
         COOKIE,

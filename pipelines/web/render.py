@@ -23,7 +23,7 @@ def page(
     request: Request,
     name: str,
     *,
-    status: int = 200,
+    code: int = 200,
     headers: dict[str, str] | None = None,
     **values: Any,  # noqa: ANN401 - what the template shows
 ) -> HTMLResponse:
@@ -40,7 +40,7 @@ def page(
             **values,
         )
     )
-    return HTMLResponse(html, status, headers)
+    return HTMLResponse(html, code, headers)
 
 
 def error_response(request: Request, problem: ProblemError) -> Response:
@@ -48,7 +48,7 @@ def error_response(request: Request, problem: ProblemError) -> Response:
     if request.url.path.startswith("/v1") or "text/html" not in request.headers.get("accept", ""):
         return problem.response()
     return page(
-        request, "error.html.j2", status=problem.status, headers=problem.headers, problem=problem
+        request, "error.html.j2", code=problem.status, headers=problem.headers, problem=problem
     )
 
 

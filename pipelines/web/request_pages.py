@@ -114,7 +114,7 @@ async def submit(request: Request) -> Response:
             form.note(error.problems)
         else:
             return RedirectResponse(f"/requests/{receipt.id}", 303)
-    return await run_in_threadpool(_form_page, request, form, status=422)
+    return await run_in_threadpool(_form_page, request, form, code=422)
 
 
 @router.get("/{identity}")
@@ -183,12 +183,12 @@ def _informed(request: Request, form: Form) -> Form:
 
 
 def _form_page(
-    request: Request, form: Form, known: dict[str, str] | None = None, status: int = 200
+    request: Request, form: Form, known: dict[str, str] | None = None, code: int = 200
 ) -> Response:
     return page(
         request,
         "ask.html.j2",
-        status=status,
+        code=code,
         form=form,
         known=known or sources(settings_of(request).home.lake),
         once=form.get("once") or secrets.token_urlsafe(12),

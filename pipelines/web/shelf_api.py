@@ -24,6 +24,7 @@ from .problems import Problem, ProblemError
 from .settings import settings_of
 
 _CHUNK = 1 << 18
+_BYTES = "application/octet-stream"
 _TYPES = {
     "html": "text/html; charset=utf-8",
     "json": "application/json",
@@ -235,7 +236,7 @@ def list_files(shown: Shown) -> FilesOut:
     "/{dataset}/versions/{version}/files/{path:path}",
     summary="Download a file",
     response_class=Response,
-    responses={**_MISSING, 200: {"content": {"application/octet-stream": {}}}},
+    responses={**_MISSING, 200: {"content": {kind: {} for kind in (*_TYPES.values(), _BYTES)}}},
 )
 def get_file(
     shown: Shown, path: Annotated[str, Path(max_length=500, examples=["manifest.json"])]
@@ -261,7 +262,7 @@ def file_response(shown: shelf.Version, path: str, *, attachment: bool) -> Respo
         "Content-Security-Policy": _policy(),
         "Cache-Control": "private, max-age=3600",
     }
-    kind = _TYPES.get(path.rsplit(".", 1)[-1], "application/octet-stream")
+    kind = _TYPES.get(path.rsplit(".", 1)[-1], _BYTES)
     if isinstance(shown.store, LocalStore):
         local = shown.store.path(name)
         if not local.is_file():
@@ -286,7 +287,7 @@ def lake_response(lake: Lake, name: str) -> Response:
     try:
         if any(part.startswith(".") for part in parts) or not store.exists(name):
             raise missing
-        kind = _TYPES.get(name.rsplit(".", 1)[-1], "application/octet-stream")
+        kind = _TYPES.get(name.rsplit(".", 1)[-1], _BYTES)
         headers = {"Content-Security-Policy": _policy()}
         if not isinstance(store, LocalStore):
             return StreamingResponse(_chunks(store.open(name)), media_type=kind, headers=headers)

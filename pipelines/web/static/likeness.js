@@ -76,7 +76,9 @@ if (form) {
     const twins = from.name ? [...form.elements].filter((one) => one.name === from.name) : [];
     const number = twins.indexOf(from), open = [...form.querySelectorAll("details")].map((one) => one.open);
     const answer = await send(form.getAttribute("data-refresh-url"), button);
-    if (!answer.ok || mine !== turn) return;
+    if (!answer.ok) return;
+    // Something was filled in meanwhile, and this answer does not know of it.
+    if (mine !== turn) { if (button) await refresh(button); else refreshSoon(); return; }
     const fresh = (await page(answer)).getElementById("ask");
     if (!fresh) return;
     form.replaceChildren(...fresh.childNodes);
@@ -89,10 +91,12 @@ if (form) {
     if (focus) focus.focus();
     check();
   };
+  // A choice made by typing changes with every letter: wait for the last one.
+  const refreshSoon = later(300, () => refresh());
   form.addEventListener("input", (event) => { if (!event.target.matches("[data-refresh]")) check(); });
   form.addEventListener("change", (event) => {
     touched.add(place(event.target));
-    if (event.target.matches("[data-refresh]")) refresh(); else check();
+    if (event.target.matches("[data-refresh]")) refreshSoon(); else check();
   });
   form.addEventListener("click", (event) => {
     const button = event.target.closest("[data-press]");
