@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from generators.base import DataError, OnProgress, ParameterError
 from generators.schema import Data, Images, ImageSchema, Schema, TableSchema
@@ -24,12 +26,27 @@ from .pictures import contact_sheet
 from .protection import check_declared
 from .release import as_schema
 from .sources import RawImages, RawTable, read_source, source_for_path
+from .sources.tables import NULL_MARKERS
 from .steps import measure, versions
+
+if TYPE_CHECKING:
+    from validators.image_encoder import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to judge, against what, and where the report goes."""
+    """What to judge, against what, and where the report goes.
+
+    Attributes:
+        synthetic, train, holdout: tables, folders of images, or Parquet files of images.
+        target: column that models would predict.
+        protected: columns of protected groups, separated by commas.
+        kinds: declarations NAME=kind.
+        contract: name or path.
+        seed: of what measuring draws at random.
+        output: folder for the report; must be new.
+        encoder: a pretrained network for images, and the SHA-256 of its file.
+    """
 
     synthetic: Path
     train: Path
@@ -40,6 +57,8 @@ class Request:
     contract: str = "standard"
     seed: int = 0
     output: Path = Path("likeness_report")
+    encoder: Path | None = None
+    encoder_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +109,15 @@ def validate(request: Request, progress: OnProgress | None = None) -> Assessment
             contact_sheet_png=_sheet(data.synthetic, data.schema),
             protection=(),
             reproduce={
+                "command": f"likeness validate {request.synthetic.name} --train "
+                f"{request.train.name} --holdout {request.holdout.name}",
                 "contract": contract.name,
                 "seed": request.seed,
+                "sizes": {
+                    "synthetic": len(data.synthetic),
+                    "train": len(data.train),
+                    "holdout": len(data.holdout),
+                },
                 "content_digest": digest,
                 "versions": versions(),
             },
@@ -113,12 +139,61 @@ def _comparison(request: Request) -> Comparison:
         )
     }
     train = raw["train"]
-    schema = train.schema if isinstance(train, RawImages) else _schema(train, request)
+    if isinstance(train, RawImages) and (request.target or request.protected or request.kinds):
+        raise ParameterError("--target, --protected and --kind are for tables; leave them out")
+    raw = _with_markers(raw, request)
+    train = raw["train"]
+    if isinstance(train, RawTable):
+        schema: Schema = _schema(train, raw["holdout"], request)
+    else:
+        schema = train.schema
     parts = {name: _fitted_to(schema, train, part, name) for name, part in raw.items()}
-    return Comparison(parts["synthetic"], parts["train"], parts["holdout"], schema, request.seed)
+    return Comparison(
+        parts["synthetic"],
+        parts["train"],
+        parts["holdout"],
+        schema,
+        request.seed,
+        encoder=_encoder(request, schema),
+    )
 
 
-def _schema(train: RawTable, request: Request) -> TableSchema:
+def _encoder(request: Request, schema: Schema) -> Encoder | None:
+    if request.encoder is None and request.encoder_sha256 is None:
+        return None
+    if request.encoder is None or request.encoder_sha256 is None:
+        raise ParameterError(
+            "a pretrained network is a program: give both --encoder FILE and --encoder-sha256, "
+            "the hash of the file that you trust"
+        )
+    if not isinstance(schema, ImageSchema):
+        raise ParameterError("--encoder is for images, these are tables; leave it out")
+    from validators.image_encoder import Encoder
+
+    encoder = Encoder(request.encoder, request.encoder_sha256)
+    encoder.check()
+    return encoder
+
+
+def _with_markers(
+    raw: Mapping[str, RawTable | RawImages], request: Request
+) -> dict[str, RawTable | RawImages]:
+    """Where one of the files is text, words for missing in text are missing in the others too."""
+    paths = (request.synthetic, request.train, request.holdout)
+    if not any(source_for_path(path).kind == "csv" for path in paths):
+        return dict(raw)
+    found: dict[str, RawTable | RawImages] = {}
+    for name, part in raw.items():
+        if isinstance(part, RawTable):
+            texts = part.frame.select_dtypes("object")
+            told = texts.mask(texts.isin(NULL_MARKERS), None)
+            part = replace(part, frame=part.frame.assign(**{str(n): told[n] for n in told}))
+        found[name] = part
+    return found
+
+
+def _schema(train: RawTable, holdout: RawTable | RawImages, request: Request) -> TableSchema:
+    """The schema of both real tables: nobody has declared what else may occur."""
     kinds = dict(split_pair(text, "--kind") for text in request.kinds)
     names = list(train.frame.columns)
     protected = split_names(request.protected)
@@ -133,7 +208,10 @@ def _schema(train: RawTable, request: Request) -> TableSchema:
                 f"{option} must name columns of the data, {', '.join(unknown)} is not one"
             )
     check_declared(train.frame, kinds)
-    return TableSchema.infer(train.frame, kinds=kinds, target=request.target, protected=protected)
+    whole = train.frame
+    if isinstance(holdout, RawTable) and set(names) <= set(holdout.frame.columns):
+        whole = pd.concat([whole, holdout.frame[names]], ignore_index=True)
+    return TableSchema.infer(whole, kinds=kinds, target=request.target, protected=protected)
 
 
 def _fitted_to(
@@ -145,11 +223,26 @@ def _fitted_to(
             f"the {name} data needs at least {MIN_ROWS} rows to be judged, it has {size}"
         )
     if isinstance(schema, TableSchema) and isinstance(part, RawTable):
-        return as_schema(part.frame, schema)
+        return _with_columns(part, schema, name)
     if isinstance(schema, ImageSchema) and isinstance(part, RawImages):
         return _relabelled(part, schema, name)
-    kind = "a table" if isinstance(train, RawTable) else "images"
-    raise DataError(f"train, holdout and synthetic must be of one kind; train is {kind}")
+    kinds = ("a table", "images") if isinstance(train, RawTable) else ("images", "a table")
+    raise DataError(
+        f"train, holdout and synthetic must be of one kind, train is {kinds[0]} and {name} is "
+        f"{kinds[1]}; check the paths"
+    )
+
+
+def _with_columns(part: RawTable, schema: TableSchema, name: str) -> Data:
+    extra = [column for column in part.frame.columns if column not in schema.names]
+    if extra:
+        raise DataError(
+            f"the {name} data must have the columns of train, it has {extra} besides; drop them"
+        )
+    try:
+        return as_schema(part.frame, schema)
+    except DataError as error:
+        raise DataError(f"the {name} data do not fit train: {error}") from None
 
 
 def _relabelled(part: RawImages, schema: ImageSchema, name: str) -> Images:

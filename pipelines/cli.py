@@ -123,7 +123,7 @@ _dataset = _stack(
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="likeness")
 def main() -> None:
-    r"""A likeness of your data, never a copy of it, and the proof.
+    """A likeness of your data, never a copy of it, and the proof.
 
     \b
     Start here:
@@ -134,7 +134,7 @@ def main() -> None:
       likeness ui                              the same in Dagster
 
     Exit codes: 0 done, 1 internal failure, 2 bad input, 3 stopped by a gate, 130 by Ctrl-C.
-    """
+    """  # noqa: D301
 
 
 @main.command()
@@ -205,7 +205,7 @@ def sample(
     as_json: bool,
     **request: Any,  # noqa: ANN401
 ) -> int:
-    r"""Sample a fitted model (a folder that `likeness fit` named) into a Parquet file.
+    """Sample a fitted model (a folder that `likeness fit` named) into a Parquet file.
 
     \b
     Conditions:  age>=30   income='>50K'   sex!=Male   age in 20..40
@@ -218,7 +218,7 @@ def sample(
 
     Exactly the rows asked for, or an error that says which condition has no support. The sample
     has not been judged: `likeness validate` does that.
-    """
+    """  # noqa: D301
     from . import steps
     from .spec import parse_sample
 
@@ -249,12 +249,24 @@ def sample(
 @click.option("--target", help="Column that models trained on the data would predict.")
 @click.option("--protected", help="Columns of protected groups: a,b.")
 @click.option("--kind", "kinds", multiple=True, help="Declare a column: NAME=categorical; repeat.")
-@click.option("--contract", default="standard", show_default=True)
+@click.option("--contract", default="standard", show_default=True, help="Preset or YAML file.")
+@click.option("--encoder", type=_PATH, help="Images: TorchScript or .pt2 file, e.g. of DINOv2.")
+@click.option("--encoder-sha256", help="The SHA-256 of that file.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--output", type=_PATH, default=Path("likeness_report"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def validate(synthetic: Path, as_json: bool, **given: Any) -> int:  # noqa: ANN401
-    """Judge any synthetic file, whoever made it, against the real train and holdout files."""
+    """Judge any synthetic data, whoever made it, against real train and holdout data.
+
+    \b
+    Tables:   likeness validate made.parquet --train train.csv --holdout held_out.csv
+    Images:   likeness validate made/ --train train/ --holdout held_out/
+              (folders with a sub-folder a class, or Parquet files with images)
+
+    Train is what the generator learned from; the holdout is of the same source, and it has not
+    seen it: a tenth to a third of the real data, drawn at random. Without one nobody can tell
+    memory from chance. The page, the scores and the verdict go to the output folder.
+    """  # noqa: D301
     from . import assess
 
     terminal = Terminal(as_json)
@@ -456,7 +468,7 @@ def _renew_catalogue(place: Home) -> None:
     "--home", type=_PATH, envvar="LIKENESS_HOME", default=Path("likeness_home"), show_default=True
 )
 def serve(home: Path, no_approvals: bool, **given: Any) -> None:  # noqa: ANN401
-    r"""Serve the lake and the inbox: pages for people, REST below /v1 for programs.
+    """Serve the lake and the inbox: pages for people, REST below /v1 for programs.
 
     It only drops requests; the sensor of `likeness ui` or `likeness worker` answers them.
 
@@ -469,7 +481,7 @@ def serve(home: Path, no_approvals: bool, **given: Any) -> None:  # noqa: ANN401
             yours, and a proxy that speaks HTTPS before it. --allow-host names it.
     Bounds: bodies of 1 MiB within 10 s, 120 writes and 20 wrong tokens a minute.
     REST:   /v1/openapi.json describes it; errors are application/problem+json.
-    """
+    """  # noqa: D301
     from .web.serve import Options as ServeOptions
     from .web.serve import serve as serve_home
 

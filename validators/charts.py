@@ -123,11 +123,18 @@ def whisker(data: Whisker, palette: Palette = CSS, width: int = 200, height: int
 
 
 def histogram(
-    bars: Sequence[Bar], label: str, palette: Palette = CSS, width: int = 250, height: int = 104
+    bars: Sequence[Bar],
+    label: str,
+    palette: Palette = CSS,
+    width: int = 250,
+    height: int = 104,
+    *,
+    root: bool = False,
 ) -> str:
     """Shares along an axis of numbers: filled for real, an outline for synthetic.
 
-    Heights are densities (share by width), so that a wide bar is not a high one.
+    Heights are densities (share by width), so that a wide bar is not a high one; or their
+    ``root``, where one bar would dwarf the others.
     """
     if not bars:
         return ""
@@ -135,7 +142,8 @@ def histogram(
     top, floor = 6.0, height - 16.0
 
     def density(share: float, bar: Bar) -> float:
-        return share / max(bar.end - bar.start, _TINY)
+        height = share / max(bar.end - bar.start, _TINY)
+        return math.sqrt(height) if root else height
 
     peak = max(_TINY, *(density(share, b) for b in bars for share in (b.real, b.synthetic)))
 

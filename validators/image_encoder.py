@@ -53,6 +53,14 @@ class Encoder:
         """The file's name and the first digits of its hash."""
         return f"{self.path.stem} ({self.sha256[:8]})"
 
+    def check(self) -> None:
+        """Read the file, so that a wrong one is told before anything is measured.
+
+        Raises:
+            ParameterError: the file has another hash, or is no network.
+        """
+        _ = self._network
+
     def encode(self, images: Images) -> np.ndarray:
         """Features, float64, shape (N, F).
 

@@ -39,7 +39,7 @@ _FIGURES: dict[str, tuple[str, ...]] = {
     "For the privacy officer": (
         "membership_auc",
         "membership_auc_isolated",
-        "attribute_excess_worst",
+        "attribute_excess",
         "copy_excess",
         "memorisation_excess",
         "membership_loss_auc",
@@ -66,8 +66,8 @@ _FIGURES: dict[str, tuple[str, ...]] = {
 _SHOWN = 4
 _IN_A_MATRIX = {*matrices.OF_CLASSES, *matrices.OF_NETWORKS}
 
+WEIGHTS = "Attackers who know the generator's weights: the attacks see the published data only."
 NOT_TESTED = (
-    "Attackers who know the generator's weights: the attacks see the published data only.",
     "Linkage with outside sources, and what several releases together give away.",
     "Free text and ids: they are replaced, never learned, and not measured.",
 )
@@ -139,7 +139,7 @@ def render_report(context: ReportContext) -> str:
         contact_sheet=_data_uri(context.contact_sheet_png),
         loss=Markup(charts.line_chart(context.loss_history, "Loss over the steps of training")),
         untested=_untested(context.scorecard, discretion),
-        standing=NOT_TESTED,
+        standing=_standing(context.scorecard),
         reproduce=_flat(context.reproduce),
     )
 
@@ -165,7 +165,7 @@ def _headline(verdict: Verdict) -> dict[str, str]:
         "kind": "failed",
         "title": "Quarantined",
         "text": f"{_count(len(verdict.blocking), 'critical gate')} of contract "
-        f"“{verdict.contract}” failed: {names}. Nothing of this candidate was published.",
+        f"“{verdict.contract}” failed: {names}. It may not be published.",
     }
 
 
@@ -369,8 +369,8 @@ def _association_figures(comparison: Comparison) -> list[dict[str, Any]]:
     blank = ~np.eye(len(found.names), dtype=bool)
     gap = (found.synthetic - found.real) * blank
     pictures = [
-        ("Real (holdout)", found.real * blank, None, "darkest at 1"),
-        ("Synthetic", found.synthetic * blank, None, "darkest at 1"),
+        ("Real (holdout)", found.real * blank, None, "strongest at 1"),
+        ("Synthetic", found.synthetic * blank, None, "strongest at 1"),
         ("Synthetic minus real", gap, _LARGE_GAP, f"full colour at ±{_LARGE_GAP}"),
     ]
     return [
@@ -421,7 +421,7 @@ def _appearance_figures(comparison: Comparison | None) -> list[dict[str, Any]]:
     """How bright images are, and how fine their detail is: means over many real images."""
     if comparison is None or not isinstance(comparison.schema, ImageSchema):
         return []
-    from .image_appearance import BINS, intensities, spectra
+    from .image_appearance import intensities, spectra
 
     rng = comparison.rng("appearance-figures")
     parts = []
@@ -430,14 +430,36 @@ def _appearance_figures(comparison: Comparison | None) -> list[dict[str, Any]]:
         parts.append(data.pixels[rng.permutation(len(data))[:_IMAGES]])
     if len(parts[0]) < MIN_ROWS:
         return []
-    cells = [intensities(pixels).mean(axis=1) for pixels in parts]
-    enough = (cells[0] > 0).sum(axis=0) >= MIN_ROWS
-    shares = [np.where(enough, cell.mean(axis=0), 0.0) for cell in cells]
     power = [10 * np.log10(spectra(pixels).mean(axis=0) + 1e-2) for pixels in parts]
-    heights = [np.sqrt(share) for share in shares]
     return [
-        _curves("Grey values", heights, ("dark", "bright"), f"{BINS} steps; roots of the shares"),
+        {
+            "name": "Grey values",
+            "note": "from dark to bright; heights are roots of shares",
+            "chart": Markup(
+                charts.histogram(
+                    _grey_bars(*(intensities(pixels).mean(axis=1) for pixels in parts)),
+                    "Grey values of real and synthetic images",
+                    width=400,
+                    height=170,
+                    root=True,
+                )
+            ),
+        },
         _curves("Detail", power, ("coarse", "fine"), "power at each spatial frequency, in dB"),
+    ]
+
+
+def _grey_bars(real: np.ndarray, synthetic: np.ndarray) -> list[charts.Bar]:
+    """Cells of 16 grey values each; one that fewer than eleven real images have is left empty."""
+    shares = [part.reshape(len(part), -1, 2).sum(axis=2) for part in (real, synthetic)]
+    enough = (shares[0] > 0).sum(axis=0) >= MIN_ROWS
+    of_real, of_synthetic = (np.where(enough, part.mean(axis=0), 0.0) for part in shares)
+    width = 256 // len(of_real)
+    return [
+        charts.Bar(
+            f"{width * at} to {width * at + width - 1}", one, other, width * at, width * (at + 1)
+        )
+        for at, (one, other) in enumerate(zip(of_real.tolist(), of_synthetic.tolist(), strict=True))
     ]
 
 
@@ -485,6 +507,12 @@ def _untested(scorecard: Scorecard, discretion: Discretion) -> list[tuple[str, s
     ]
 
 
+def _standing(scorecard: Scorecard) -> tuple[str, ...]:
+    """What no release is tested for; one whose model was attacked is tested for that."""
+    attacked = _first(scorecard, "membership_loss_auc") is not None
+    return NOT_TESTED if attacked else (WEIGHTS, *NOT_TESTED)
+
+
 def _subjects(subjects: Collection[str]) -> str:
     if not any(subjects):
         return ""
@@ -501,7 +529,10 @@ def _by_metric(scorecard: Scorecard) -> dict[str, list[Score]]:
 
 def _worst_first(scores: Sequence[Score]) -> list[Score]:
     direction = -1.0 if scores[0].higher_is_better else 1.0
-    return sorted(scores, key=lambda score: -direction * (score.value or 0.0))
+    # A drift may go either way, and is worse the farther it goes.
+    signed = scores[0].unit != "ratio" and any((score.value or 0.0) < 0 for score in scores)
+    size = abs if signed else float
+    return sorted(scores, key=lambda score: -direction * size(score.value or 0.0))
 
 
 def _span(scores: Sequence[Score]) -> tuple[float, float]:
@@ -533,15 +564,14 @@ def _data_uri(png: bytes | None) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}" if png else ""
 
 
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested facts as rows of name and text."""
-    rows: list[tuple[str, str]] = []
-    for name, value in facts.items():
-        label = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, Mapping):
-            rows.extend(_flat(value, f"{label} · "))
-        elif isinstance(value, list | tuple):
-            rows.append((label, ", ".join(str(item) for item in value)))
-        else:
-            rows.append((label, str(value)))
-    return rows
+def _flat(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Facts as rows of name and text; nested ones are one row."""
+    return [(name.replace("_", " "), _fact(value)) for name, value in facts.items()]
+
+
+def _fact(value: Any) -> str:  # noqa: ANN401 - a fact of a JSON file
+    if isinstance(value, Mapping):
+        return " · ".join(f"{name.replace('_', ' ')} {_fact(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
