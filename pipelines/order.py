@@ -54,6 +54,23 @@ class EdgeCases(_Model):
         return self != EdgeCases()
 
 
+class Kin(_Model):
+    """That the rows belong to given parents, and are drawn given what these are like.
+
+    Attributes:
+        digest: of the file in the dataset's vault that holds, a row a child in their order, the
+            parent's key and its attributes as columns of the model.
+        key: the column of the parent's keys, in that file and in what is published.
+        dtype: of the keys.
+        first: rows that are judged: one child of each parent, as the model has learned from one.
+    """
+
+    digest: str
+    key: ColumnName
+    dtype: str
+    first: int
+
+
 class Order(_Model):
     """What is asked of a model.
 
@@ -67,6 +84,9 @@ class Order(_Model):
         cases: edge cases beside the rows.
         csv: whether CSV files are published too.
         csv_safe: whether formulas in them are made texts.
+        renewal: how many equal releases were retired before.
+        kin: the parents of the rows, where they have some; ``columns`` are then the rows' own.
+        note: a sentence for the report.
         owner, purpose: of who asked.
         labels: for the catalogue.
     """
@@ -81,6 +101,8 @@ class Order(_Model):
     csv: bool = False
     csv_safe: bool = True
     renewal: int = 0
+    kin: Kin | None = None
+    note: str = ""
     owner: str = ""
     purpose: str = ""
     labels: dict[str, str] = Field(default_factory=dict)
@@ -90,6 +112,10 @@ class Order(_Model):
         return self.model_dump(mode="json", exclude={"owner", "purpose", "labels", "description"})
 
     def learned(self, schema: TableSchema) -> TableSchema:
+        """The part of ``schema`` that is judged: what is published, and the parents' attributes."""
+        return schema if self.kin is not None else self._own(schema)
+
+    def _own(self, schema: TableSchema) -> TableSchema:
         """The part of ``schema`` that is published, as it was learned."""
         if not self.columns:
             return schema
@@ -104,11 +130,15 @@ class Order(_Model):
         """The schema of what is published: columns, names, the tag, and what edge cases need."""
         if not isinstance(schema, TableSchema):
             return schema
-        learned = self.learned(schema)
+        learned = self._own(schema)
         columns = [
             replace(self._loosened(column), name=self.rename.get(column.name, column.name))
             for column in learned.columns
         ]
+        if self.kin is not None:
+            # Keys of another table occur more than once: no id of this one, and nothing to learn.
+            key = Column(self.kin.key, "text", self.kin.dtype, description="Key of the parent.")
+            columns.insert(0, key)
         if self.cases.any:
             columns.append(
                 Column(

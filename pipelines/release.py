@@ -106,6 +106,12 @@ class Release:
         return self.spec.rows or int(self.real.facts["rows"]["train"])
 
     @property
+    def judged_rows(self) -> int:
+        """How many rows are judged: of the children of a parent, one."""
+        kin = self.order.kin if self.order else None
+        return kin.first if kin else self.rows
+
+    @property
     def learned(self) -> Schema:
         """The schema of what is judged: the part of the real one that is published."""
         schema = self.real.schema
@@ -166,8 +172,26 @@ class Release:
         return self._vault / "quarantine" / self.key[:_KEY_LENGTH]
 
     @property
+    def given(self) -> pd.DataFrame:
+        """Of an order with parents, a row a child: the parent's key and attributes.
+
+        Raises:
+            DataError: the order has none, or the vault has lost them.
+        """
+        kin = self.order.kin if self.order else None
+        path = given_file(self.home, self.spec, kin.digest) if kin else None
+        if path is None or not path.is_file():
+            raise DataError("rows of given parents need these, the vault has none; ask again")
+        return pd.read_parquet(path)
+
+    @property
     def _vault(self) -> Path:
         return self.home.dataset_vault(self.spec.name)
+
+
+def given_file(home: Home, spec: DatasetSpec, digest: str) -> Path:
+    """Where the parents of an order's rows lie."""
+    return home.dataset_vault(spec.name) / "given" / f"{digest[:_KEY_LENGTH]}.parquet"
 
 
 def remember_real(home: Home, spec: DatasetSpec, real: RealData) -> None:

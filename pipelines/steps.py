@@ -190,12 +190,26 @@ def drawn(generator: Generator, release: Release, progress: OnProgress | None = 
     if order is None:
         sampled = generator.sample(release.rows, seed=release.seed, progress=progress)
         return invented(sampled, release)
+    if order.kin is not None:
+        return _children(generator, release, progress)
     data = invented(sample_rows(generator, order.sample, progress), release)
     if not isinstance(data, pd.DataFrame):
         return data
     schema = _table(release.learned)
     data = data[list(schema.names)]
     return (plant(data, schema, order) if order.cases.any else data).rename(columns=order.rename)
+
+
+def _children(generator: Generator, release: Release, progress: OnProgress | None) -> pd.DataFrame:
+    """Rows of given parents, drawn given what the model has learned of such parents."""
+    order, given = release.order, release.given
+    if order is None or order.kin is None:
+        raise ParameterError("children need an order with parents, this one has none")
+    attributes = given.drop(columns=order.kin.key)
+    filled = conditional(generator).fill(attributes, seed=order.sample.seed, progress=progress)
+    own = _frame(invented(filled, release))[list(order.columns)].rename(columns=order.rename)
+    own.insert(0, order.kin.key, given[order.kin.key].to_numpy())
+    return own
 
 
 @guarded
@@ -270,10 +284,22 @@ def comparison(release: Release) -> Comparison:
     train, holdout, order = real.train(), real.holdout(), release.order
     if order is not None and isinstance(synthetic, pd.DataFrame):
         schema = _table(release.learned)
-        synthetic = as_schema(order.ordinary(synthetic), schema)
+        synthetic = order.ordinary(synthetic)
+        if order.kin is not None:
+            given = release.given
+            # One child of each parent, as the train rows are; and beside it what the parent is.
+            first = ~given[order.kin.key].duplicated().to_numpy()
+            attributes = given.drop(columns=order.kin.key)
+            synthetic = pd.concat([synthetic, attributes], axis=1)[first].reset_index(drop=True)
+        synthetic = as_schema(synthetic, schema)
         train, holdout = _frame(train)[list(schema.names)], _frame(holdout)[list(schema.names)]
     spec = release.spec
     return Comparison(synthetic, train, holdout, release.learned, spec.seed, entity=spec.entity)
+
+
+def written(release: Release) -> pd.DataFrame:
+    """The candidate of a table as it will be published."""
+    return _frame(read_published(candidate_files(candidate(release).folder), release.published))
 
 
 def likeness(release: Release) -> Likeness | None:
@@ -340,7 +366,7 @@ def decide(release: Release) -> Verdict:
             card,
             synthetic=data.synthetic,
             schema=data.schema,
-            rows=release.rows,
+            rows=release.judged_rows,
             candidate_digest=candidate(release).content_digest,
             run_name=f"{release.name}@{release.key[:16]}",
             evidence=folder / "gx",
@@ -707,7 +733,8 @@ def _description(release: Release) -> str:
 def _notes(release: Release) -> tuple[str, ...]:
     """What was done to the real data, and what an order was judged against."""
     like = likeness(release)
-    said = (like.note,) if like is not None else ()
+    asked = release.order.note if release.order else ""
+    said = [note for note in (like.note if like is not None else "", asked) if note]
     return (*release.real.facts["protection"], *said)
 
 

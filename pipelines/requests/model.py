@@ -116,6 +116,11 @@ class Source(Model):
         self._check_tables()
         return self
 
+    @property
+    def learned_tables(self) -> tuple[str, ...]:
+        """The datasets of tables that are learned."""
+        return tuple(table for table in self.tables.values() if isinstance(table, str))
+
     def _check_tables(self) -> None:
         if not self.tables:
             return
@@ -137,6 +142,8 @@ class Source(Model):
                     raise ValueError(f"{key.parent} must be the primary key of its table")
                 if key.per_parent is None:
                     raise ValueError(f"{key.child}: declared tables need per_parent")
+        if kinds == {True} and len(self.tables) > 2:
+            raise ValueError("of datasets, two tables can be joined; ask for the others apart")
         children = [key.of_child[0] for key in self.keys]
         if len(set(children)) < len(children) or len(self.keys) != len(self.tables) - 1:
             raise ValueError("one table has no parent, and each other table has exactly one")
@@ -395,8 +402,8 @@ class RequestSpec(Model):
         given = [name for name, there in learned.items() if there]
         if given:
             raise ValueError(f"{', '.join(given)}: for a dataset only; declare it in the schema")
-        if self.source.tables and self.edge_cases != EdgeCases():
-            raise ValueError("edge_cases are for a single table; leave them out")
+        if self.source.tables and (self.edge_cases != EdgeCases() or self.splits):
+            raise ValueError("edge_cases and splits are for a single table; leave them out")
 
     @property
     def conditions(self) -> tuple[str, ...]:

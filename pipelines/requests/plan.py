@@ -112,9 +112,15 @@ def approval(request: DataRequest, home: Home) -> str:
     asked = request.spec
     if (asked.rows or 0) > APPROVE_ROWS:
         return f"more than {APPROVE_ROWS:,} rows are asked for"
-    if asked.source.dataset is None:
-        return ""
-    declared, _ = _declared(home, asked)
+    learned = [name for name in asked.source.tables.values() if isinstance(name, str)]
+    for name in [asked.source.dataset] if asked.source.dataset else learned:
+        if reason := _lowered(asked, home, name):
+            return reason
+    return ""
+
+
+def _lowered(asked: RequestSpec, home: Home, name: str) -> str:
+    declared, _ = _found(home, name, asked.source.version)
     level, own = asked.privacy.level, declared.contract
     if level is not None and level != own:
         rank = _LEVELS.index(own) if own in _LEVELS else len(_LEVELS)
@@ -141,17 +147,30 @@ def problems_in(field: str) -> Iterator[None]:
         raise RequestError((Problem(field, str(error)),)) from None
 
 
+def dataset_of(home: Home, request: DataRequest, name: str) -> DatasetSpec:
+    """The declaration of one of the request's datasets, with what the request changes of it.
+
+    Raises:
+        ParameterError: there is no such dataset.
+        RequestError: it cannot be changed so.
+    """
+    spec, _ = _found(home, name, None)
+    return _changed(spec, request.spec)
+
+
 def _declared(home: Home, asked: RequestSpec) -> tuple[DatasetSpec, RealData | None]:
-    source = asked.source
-    name = source.dataset or ""
-    if source.version is None and name in dataset_names():
+    return _found(home, asked.source.dataset or "", asked.source.version)
+
+
+def _found(home: Home, name: str, version: int | None) -> tuple[DatasetSpec, RealData | None]:
+    if version is None and name in dataset_names():
         spec = load_dataset(name)
         try:
             return spec, recall_real(home, spec)
         except DataError:
             return spec, None
     try:
-        found = log.resolve(home.lake, f"{name}@{source.version}" if source.version else name)
+        found = log.resolve(home.lake, f"{name}@{version}" if version else name)
         facts: dict[str, Any] = dict(found.manifest().reproduce)
     except (PublicationError, FileNotFoundError) as error:
         known = sorted({*dataset_names(), *_learned(home)})

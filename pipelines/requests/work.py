@@ -27,11 +27,11 @@ from ..publication.retire import retire as retire_version
 from ..publication.store import open_lake
 from ..release import Release
 from ..steps import RunResult
-from . import declared
+from . import declared, related
 from .inbox import PUBLISHING, Inbox, Status
 from .model import DataRequest, Problem, RequestError, duration
 from .notify import NOTIFIED, notify, of_request
-from .plan import Plan, approval, find_base, plan, read
+from .plan import Plan, approval, dataset_of, find_base, plan, problems_in, read
 
 MAX_ATTEMPTS = 3
 """Internal failures and dead workers after which a request is given up."""
@@ -143,6 +143,11 @@ def _existing(home: Home, request: DataRequest) -> tuple[Published, ...]:
     Raises:
         RequestError: the request does not fit its source; all problems at once.
     """
+    if request.spec.source.learned_tables:
+        for name in request.spec.source.learned_tables:
+            with problems_in("spec.source.tables"):
+                dataset_of(home, request, name)
+        return ()
     if request.spec.source.dataset is None:
         declared.check(request)
         return declared.standing(declared.parts(home, request))
@@ -198,6 +203,9 @@ def _made(inbox: Inbox, identity: str, request: DataRequest, report: OnProgress)
         _publishing(inbox, identity)
 
     home = inbox.home
+    if request.spec.source.learned_tables:
+        versions, halted = related.answer(home, request, report, publishing)
+        return Answer(versions) if halted is None else _stopped(halted)
     if request.spec.source.dataset is None:
         return _declared(inbox, identity, request, report, publishing)
     report(Progress("ingest", 0, 1, 0.0))
@@ -251,12 +259,16 @@ def _learned(ready: Plan, report: OnProgress, publishing: Callable[[], None]) ->
     report(Progress("decide", 0, 1, 0.0))
     verdict = steps.decide(release)
     if not verdict.passed:
-        result = RunResult(release, verdict, None)
-        gates = tuple(_number(gate) for gate in verdict.blocking)
-        return Answer((), str(result.report), gates)
+        return _stopped(release)
     publishing()
     published = steps.publish(release)
     return Answer((published,), str(RunResult(release, verdict, published).report))
+
+
+def _stopped(release: Release) -> Answer:
+    verdict = steps.decide(release)
+    gates = tuple(_number(gate) for gate in verdict.blocking)
+    return Answer((), str(RunResult(release, verdict, None).report), gates)
 
 
 def _number(gate: Any) -> dict[str, Any]:  # noqa: ANN401
