@@ -1,7 +1,7 @@
 """Side by side: table generators on one real table with a holdout.
 
     python benchmarks/tabular.py --train adult.csv --test adult_test.csv --target income --seeds 3
-    python benchmarks/tabular.py                      # the RAND health insurance experiment
+    python benchmarks/tabular.py --models ours,sdv    # the RAND health insurance experiment
 
 Every generator learns the train rows and samples as many, in a process of its own that has the
 machine to itself; a peer that cannot be installed beside us runs in an environment of its own
@@ -12,6 +12,10 @@ the target from synthetic rows, how many rows are copied more than from the hold
 membership attack, with 95 % intervals. The first line is the same for fresh real rows. The result
 goes to ``benchmarks/results/`` with machine, versions, commit and command, a table in Markdown and
 a picture of fidelity against time.
+
+A run that measures some models only replaces their lines and leaves the others; every line keeps
+the circumstances of its own run: when, commit, machine, threads, load, command. The result is
+written after every model, so a long run that is stopped loses one at most.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +57,7 @@ from validators.statistics import auc_with_interval, two_proportion_difference, 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 VERSIONS = ("numpy", "pandas", "scikit-learn", "scipy", "sdmetrics", "sdv", "torch")
-DEFAULT_FAMILIES = "independent,forest,autoregressive"
+DEFAULT_MODELS = "independent,forest,autoregressive"
 MOSTLYAI = "mostlyai-engine"
 MAX_CATEGORIES = 255  # of HistGradientBoosting
 _NMI_BINS = 16
@@ -68,6 +73,7 @@ class Table:
 
 
 Figures = dict[str, float]
+Line = dict[str, Any]
 
 
 def main() -> None:
@@ -76,18 +82,36 @@ def main() -> None:
     if options.child:
         child(Path(options.child[0]), options.child[1], int(options.child[2]), options.set)
         return
+    wanted = models(options)
     table = randhie() if options.train is None else read_table(options)
-    families = [*options.generators.split(","), *(_peers() if options.peers else [])]
-    families += [MOSTLYAI] if options.mostlyai else []
-    rows: dict[str, Figures] = {"fresh real rows": floor(table, options.seed)}
-    print_row("", rows["fresh real rows"], header=True)
-    print_row("fresh real rows", rows["fresh real rows"])
-    for family in dict.fromkeys(families):
+    real = floor(table, options.seed)
+    record(options, table, REAL, real)
+    print_row("", real, header=True)
+    print_row(REAL, real)
+    for family in wanted:
         for seed in range(options.seed, options.seed + options.seeds):
-            label = f"{family} seed {seed}"
-            rows[label] = measure(family, seed, table, options)
-            print_row(label, rows[label])
-    print(f"\nwritten: {write(options, table, rows)}")
+            words = f" {json.dumps(options.set)}" if options.set else ""
+            label = f"{family}{words} seed {seed}"
+            figures = measure(family, seed, table, options)
+            print_row(label, figures)
+            path = record(options, table, label, figures)
+    print(f"\nwritten: {path}")
+
+
+def models(options: argparse.Namespace) -> list[str]:
+    """The families that are asked for, each once, in order."""
+    tables = [name for name in GENERATORS if GENERATORS[name].modality == "table"]
+    groups = {
+        "all": tables,
+        "ours": [name for name in tables if not name.startswith("sdv-")],
+        "sdv": [name for name in tables if name.startswith("sdv-")],
+    }
+    named = [one for word in options.models.split(",") for one in groups.get(word, [word])]
+    unknown = [name for name in named if name not in tables]
+    if unknown:
+        raise SystemExit(f"models must be of {', '.join([*groups, *tables])}; got {unknown}")
+    named += [MOSTLYAI] if options.mostlyai else []
+    return list(dict.fromkeys(named))
 
 
 def read_table(options: argparse.Namespace) -> Table:
@@ -365,29 +389,47 @@ SHOWN = (
 )
 
 
+REAL = "fresh real rows"
+
+
 def print_row(label: str, figures: Figures, *, header: bool = False) -> None:
     """One line of the table, as soon as it is known."""
     words = SHOWN if header else [f"{figures[name]:.4f}" for name in SHOWN]
     print(f"{'' if header else label:26s}" + "".join(f"{word:>12s}" for word in words), flush=True)
 
 
-def write(options: argparse.Namespace, table: Table, rows: dict[str, Figures]) -> Path:
-    """The result as JSON with all that is needed to repeat it, as Markdown, and as a picture."""
-    result = {
-        "command": shlex.join(["python", "benchmarks/tabular.py", *public_arguments()]),
-        **circumstances(),
-        "rows": {"train": len(table.train), "test": len(table.test)},
-        "columns": len(table.schema.columns),
-        "parameters": options.set,
-        "figures": rows,
-    }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = _result_file(options)
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    families = by_family(rows)
+def record(options: argparse.Namespace, table: Table, label: str, figures: Figures) -> Path:
+    """Put one line into the result, with how it came about; also as Markdown and as a picture.
+
+    Lines of other models stay where they are of the same tables.
+    """
+    path, table_facts = _result_file(options), facts(table)
+    lines: dict[str, Line] = {}
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if kept["table"] != table_facts:
+            raise SystemExit(
+                f"{path.name} must be of the same table, it is of another; give --name"
+            )
+        lines = kept["lines"]
+    run = {"command": shlex.join(["python", "benchmarks/tabular.py", *public_arguments()])}
+    lines[label] = {"figures": figures, "run": {**run, **circumstances()}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"table": table_facts, "lines": lines}, indent=2) + "\n")
+    families = by_family({name: line["figures"] for name, line in lines.items()})
     path.with_suffix(".md").write_text(markdown(families))
     path.with_suffix(".svg").write_text(picture(families))
     return path
+
+
+def facts(table: Table) -> dict[str, object]:
+    """What a table is told apart by; of real rows the numbers alone."""
+    return {
+        "train": len(table.train),
+        "test": len(table.test),
+        "columns": len(table.schema.columns),
+        "target": table.schema.target,
+    }
 
 
 def _result_file(options: argparse.Namespace) -> Path:
@@ -400,17 +442,27 @@ def circumstances() -> dict[str, object]:
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": _commit(),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
+        "machine": {
+            "cpu": _cpu(),
+            "cores": len(os.sched_getaffinity(0)),
+            "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+            "load": os.getloadavg()[0],
+        },
         "versions": {"python": platform.python_version(), **{n: version(n) for n in VERSIONS}},
     }
 
 
 def by_family(rows: dict[str, Figures]) -> dict[str, list[Figures]]:
-    """The figures of each family's seeds, without intervals."""
+    """The figures of each family's seeds, real rows first, then by how hard they are to tell."""
     families: dict[str, list[Figures]] = {}
     for label, figures in rows.items():
         families.setdefault(label.partition(" seed ")[0], []).append(figures)
-    return families
+
+    def rank(family: str) -> float:
+        told = float(np.mean([seed["C2ST"] for seed in families[family]]))
+        return -1.0 if family == REAL else told
+
+    return {family: families[family] for family in sorted(families, key=rank)}
 
 
 def markdown(families: dict[str, list[Figures]]) -> str:
@@ -440,7 +492,7 @@ def picture(families: dict[str, list[Figures]]) -> str:
         if seed["fit s"] > 0
     ]
     wide, high, margin = 720, 400, 60
-    times = np.log10([seconds for _, seconds, _ in points])
+    times = np.log10([seconds for _, seconds, _ in points] or [1.0])
     low, span = np.floor(times.min()), max(np.ceil(times.max()) - np.floor(times.min()), 1.0)
 
     def place(seconds: float, auc: float) -> tuple[float, float]:
@@ -470,6 +522,7 @@ def picture(families: dict[str, list[Figures]]) -> str:
             f'fill="{LIGHT.muted}">{10.0**power:g} s</text>'
         )
     named: set[str] = set()
+    heights: list[tuple[float, float]] = []
     for family, seconds, auc in points:
         x, y = place(seconds, auc)
         ours = not family.startswith(("sdv-", MOSTLYAI))
@@ -478,8 +531,13 @@ def picture(families: dict[str, list[Figures]]) -> str:
         if family not in named:
             named.add(family)
             side = ("end", -9) if x > wide - 3 * margin else ("start", 9)
+            height = y - 7
+            # A name that would cover another goes above it.
+            while any(abs(height - h) < 14 and abs(x - at) < 130 for at, h in heights):
+                height -= 2
+            heights.append((x, height))
             parts.append(
-                f'<text x="{x + side[1]:.1f}" y="{y - 7:.1f}" text-anchor="{side[0]}" '
+                f'<text x="{x + side[1]:.1f}" y="{height:.1f}" text-anchor="{side[0]}" '
                 f'fill="{LIGHT.ink}">{family}</text>'
             )
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -490,8 +548,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--train", type=Path, help="CSV to learn; without it, randhie")
     parser.add_argument("--test", type=Path, help="CSV of rows that are not learned")
     parser.add_argument("--target", help="the column that TSTR predicts")
-    parser.add_argument("--generators", default=DEFAULT_FAMILIES, help="comma-separated names")
-    parser.add_argument("--peers", action="store_true", help="add SDV's families")
+    parser.add_argument(
+        "--models",
+        default=DEFAULT_MODELS,
+        help="comma-separated names, or the groups ours, sdv, all",
+    )
     parser.add_argument("--mostlyai", help=f"a Python that has {MOSTLYAI}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1, help="models with different seeds")
@@ -499,10 +560,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--name", help="of the result files")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def _peers() -> list[str]:
-    return [name for name in GENERATORS if name.startswith("sdv-")]
 
 
 def public_arguments() -> Iterable[str]:
