@@ -124,8 +124,8 @@ class ConditionalNetwork(nn.Module):
 
     def start_from(self, tokens: torch.Tensor) -> None:
         """Let the bias say the marginal of these training tokens (N, S)."""
-        counts = torch.bincount(
-            (tokens + self.get_buffer("starts")).flatten(), minlength=len(self.head_bias)
+        counts = torch.cat(
+            [torch.bincount(tokens[:, at], minlength=size) for at, size in enumerate(self.sizes)]
         )
         with torch.no_grad():
             self.head_bias.copy_(((counts + 0.5) / len(tokens)).log())
@@ -255,7 +255,7 @@ class Autoregressive(Resumable, Conditional, Density):
         self.codec_, encoded = learnable(data, schema)
         self.tokens_ = TwoLevelTokens.fit(self.codec_, encoded)
         self.order_ = self._sampling_order(self.codec_, encoded)
-        rows = torch.from_numpy(self.tokens_.encode(encoded)).to(device)
+        rows = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32)).to(device)
 
         def trial() -> tuple[Callable[[int], torch.Tensor], int]:
             training = _Training(self, rows)
@@ -653,7 +653,7 @@ class _Training:
         order: torch.Tensor = self.epoch.get_buffer("order")
         if at == 0:
             order.copy_(torch.randperm(len(order), generator=self.random, device=self.device))
-        return self.rows[order[at * self.batch : (at + 1) * self.batch]]
+        return self.rows[order[at * self.batch : (at + 1) * self.batch]].long()
 
     @torch.no_grad()
     def _evaluate(self) -> None:
@@ -664,7 +664,7 @@ class _Training:
         network: Any = self.ema.module
         losses = [
             network.losses(part, self.same, self.orders(len(part), same)).sum()
-            for part in torch.split(self.held_out, _MICRO_BATCH)
+            for part in torch.split(self.held_out.long(), _MICRO_BATCH)
         ]
         self.best.take(network, float(torch.stack(losses).sum()) / len(self.held_out))
 
