@@ -17,6 +17,7 @@ GENERATORS: Registry[Generator] = Registry(
         "diffusion": "generators.image.diffusion:Diffusion",
         "forest": "generators.tabular.forest:Forest",
         "gaussian-copula": "generators.tabular.gaussian_copula:GaussianCopula",
+        "hidden-tree": "generators.tabular.hidden_tree:HiddenTree",
         "independent": "generators.tabular.independent:Independent",
         "mixture": "generators.tabular.mixture:Mixture",
         "sdv-copulagan": "generators.tabular.sdv:SdvCopulaGAN",

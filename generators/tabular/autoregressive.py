@@ -106,8 +106,9 @@ class ConditionalNetwork(nn.Module):
         self.second_bias = nn.Parameter(torch.empty(wide, 1, width))
         self.head = nn.Parameter(torch.empty(tokens, width))
         self.head_bias = nn.Parameter(torch.empty(tokens))
-        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
-        self.register_buffer("starts", starts)
+        # A sum by torch would load its compiler on the meta device, for a second.
+        starts = list(itertools.accumulate(sizes[:-1], initial=0))
+        self.register_buffer("starts", torch.tensor(starts))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Fill the weights from ``generator``."""

@@ -28,7 +28,7 @@ _SEEDS = 4
 # Rows that a class stands for, at least, where a table is small.
 _ROWS_PER_CLASS = 20
 # Batches, at most, whatever the epochs.
-_MOST_STEPS = 6000
+_MOST_STEPS = 4000
 
 
 @dataclass(kw_only=True)

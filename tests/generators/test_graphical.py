@@ -19,7 +19,7 @@ from generators.tabular.bayesian_network import PairCounts, spanning_tree
 from generators.tabular.cells import CellTable, draw_rows
 from generators.tabular.messages import Branching
 
-FAMILIES = ("bayesian-network", "mixture")
+FAMILIES = ("bayesian-network", "hidden-tree", "mixture")
 
 
 def random_branching(rng: np.random.Generator) -> Branching:
@@ -201,14 +201,46 @@ def test_a_mixture_finds_what_no_tree_can_hold() -> None:
     schema = TableSchema.infer(frame)
     train, rest = frame[:4000], frame[4000:].reset_index(drop=True)
     logs = {}
-    for family in ("bayesian-network", "mixture"):
-        model = GENERATORS[family].from_parameters({"classes": 2} if family == "mixture" else {})
+    for family in FAMILIES:
+        few = {"mixture": {"classes": 2}, "hidden-tree": {"states": 2}}.get(family, {})
+        model = GENERATORS[family].from_parameters(few)
         fitted: Any = model.fit(train, schema)
         logs[family] = float(fitted.log_density(rest).mean())
     heads = rest.sum(axis=1).to_numpy()
     truth = np.log(0.5 * 0.9**heads * 0.1 ** (6 - heads) + 0.5 * 0.1**heads * 0.9 ** (6 - heads))
-    assert logs["mixture"] > logs["bayesian-network"] + 0.05
-    assert abs(logs["mixture"] - truth.mean()) < 0.01
+    for family in ("mixture", "hidden-tree"):
+        assert logs[family] > logs["bayesian-network"] + 0.05
+        assert abs(logs[family] - truth.mean()) < 0.01
+
+
+def test_a_hidden_tree_finds_what_no_few_classes_can_hold() -> None:
+    """A chain of six columns, each a noisy copy of a state that wanders: two states a column."""
+    rng = np.random.default_rng(8)
+    rows = 8000
+    state, columns = rng.random(rows) < 0.5, {}
+    for at in range(6):
+        state = np.where(rng.random(rows) < 0.85, state, ~state)
+        columns[f"c{at}"] = np.where(rng.random(rows) < 0.9, state, ~state)
+    frame = pd.DataFrame(columns)
+    train, rest = frame[:6000], frame[6000:].reset_index(drop=True)
+    logs = {}
+    for family, few in (("mixture", {"classes": 2}), ("hidden-tree", {"states": 2})):
+        made: Any = GENERATORS[family].from_parameters(few).fit(train, TableSchema.infer(frame))
+        logs[family] = float(made.log_density(rest).mean())
+    assert logs["hidden-tree"] > logs["mixture"] + 0.05
+    assert abs(logs["hidden-tree"] - wandering(rest.to_numpy()).mean()) < 0.02
+
+
+def wandering(seen: np.ndarray) -> np.ndarray:
+    """The log-probability of such a chain, by the forward algorithm."""
+    share = np.full((len(seen), 2), 0.5)
+    move = np.array([[0.85, 0.15], [0.15, 0.85]])
+    logs = np.zeros(len(seen))
+    for at in range(seen.shape[1]):
+        share = share @ move * np.where(seen[:, at : at + 1] == np.array([False, True]), 0.9, 0.1)
+        logs += np.log(share.sum(axis=1))
+        share /= share.sum(axis=1, keepdims=True)
+    return logs
 
 
 def test_cells_of_many_levels_and_values() -> None:
@@ -239,6 +271,8 @@ def test_cells_of_many_levels_and_values() -> None:
     [
         ("bayesian-network", {"cells": 1}),
         ("bayesian-network", {"smoothing": 0.0}),
+        ("hidden-tree", {"states": 0}),
+        ("hidden-tree", {"smoothing": 0.0}),
         ("mixture", {"classes": 0}),
         ("mixture", {"epochs": 0}),
         ("mixture", {"smoothing": -1.0}),
