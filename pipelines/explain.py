@@ -54,7 +54,7 @@ def _parts(doc: str) -> tuple[str, dict[str, str]]:
 
 def _paper(family: type[Generator]) -> str:
     texts = (family.__doc__ or "", sys.modules[family.__module__].__doc__ or "")
-    numbers = [number for text in texts for number in re.findall(r"arXiv (\d{4}\.\d{5})", text)]
+    numbers = [number for text in texts for number in re.findall(r"arXiv (\d{4}\.\d{4,5})", text)]
     return ", ".join(f"arXiv {number}" for number in dict.fromkeys(numbers))
 
 

@@ -47,8 +47,8 @@ class HiddenTree(GraphicalModel):
     """
 
     cells: int = 64
-    states: int = 96
-    epochs: int = 20
+    states: int = 64
+    epochs: int = 15
     smoothing: float = 0.5
 
     name: ClassVar[str] = "hidden-tree"
