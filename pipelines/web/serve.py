@@ -60,6 +60,7 @@ def serve(home: Home, options: Options, say: Callable[[str], None]) -> None:
     Raises:
         ParameterError: it may not be bound so, or the port is taken.
     """
+    _check_lake(home)
     token, told = given_token(options.token_file), f"${TOKEN_VARIABLE}"
     if token is not None and options.token_file is not None:
         told = str(options.token_file)
@@ -83,6 +84,15 @@ def serve(home: Home, options: Options, say: Callable[[str], None]) -> None:
         say(f"Likeness at http://{_address(listener)}, its token is in {told}")
         _hear_failures()
         uvicorn.Server(configured(settings)).run(sockets=[listener])
+
+
+def _check_lake(home: Home) -> None:
+    """Refuse a lake that the vault lies in: all of a lake is served."""
+    lake = home.lake
+    if isinstance(lake, Path) and home.root.resolve().is_relative_to(lake.resolve()):
+        raise ParameterError(
+            f"the lake must not hold the vault, {lake} does; set LIKENESS_LAKE to another folder"
+        )
 
 
 def is_loopback(host: str) -> bool:

@@ -188,7 +188,8 @@ def place(
             pgserver = pytest.importorskip("pgserver")
             server = pgserver.get_server(root / "pg", cleanup_mode="delete")
             stack.callback(server.cleanup)
-            environment["DAGSTER_POSTGRES_URL"] = server.get_uri()
+            url = server.get_uri().replace("postgresql:", "postgresql+psycopg2:")
+            environment["DAGSTER_POSTGRES_URL"] = url
         there = Place(root, environment)
         stack.callback(there.close)
         yield there

@@ -72,18 +72,18 @@ if (form) {
     if (mine === turn) say(faults, yaml);
   });
   const refresh = async (button) => {
-    const mine = ++turn, from = document.activeElement;
-    const twins = from.name ? [...form.elements].filter((one) => one.name === from.name) : [];
-    const number = twins.indexOf(from), open = [...form.querySelectorAll("details")].map((one) => one.open);
-    const answer = await send(form.getAttribute("data-refresh-url"), button);
+    const mine = ++turn, answer = await send(form.getAttribute("data-refresh-url"), button);
     if (!answer.ok) return;
     // Something was filled in meanwhile, and this answer does not know of it.
     if (mine !== turn) { if (button) await refresh(button); else refreshSoon(); return; }
     const fresh = (await page(answer)).getElementById("ask");
     if (!fresh) return;
+    const named = (name) => [...form.elements].filter((one) => name && one.name === name);
+    const from = document.activeElement, number = named(from.name).indexOf(from);
+    const open = [...form.querySelectorAll("details")].map((one) => one.open);
     form.replaceChildren(...fresh.childNodes);
     form.querySelectorAll("details").forEach((one, index) => { one.open = one.open || !!open[index]; });
-    let focus = from.name && [...form.elements].filter((one) => one.name === from.name)[number];
+    let focus = named(from.name)[number];
     if (button) {
       const [action, group] = button.value.split(":"), rows = form.querySelectorAll(`.row[id^="${group}-"]`);
       focus = action === "add" ? rows[rows.length - 1].querySelector("select, input") : form.querySelector(`button[value="add:${group}"]`);

@@ -232,6 +232,14 @@ def test_a_server_for_others_needs_a_token_of_its_own(
             serve(Home(tmp_path), Options(port=port), print)
 
 
+def test_a_lake_that_holds_the_vault_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIKENESS_LAKE", str(tmp_path))
+    with pytest.raises(ParameterError, match="must not hold the vault"):
+        serve(Home(tmp_path / "home"), Options(port=0), print)
+
+
 def test_a_server_may_only_show(make_site: Callable[..., Any]) -> None:
     with make_site(read_only=True) as site:
         assert site.ask("POST", "/v1/requests", REQUEST).status == 403

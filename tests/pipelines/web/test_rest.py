@@ -18,8 +18,11 @@ import yaml
 
 from pipelines.home import Home
 from pipelines.publication.log import resolve
+from pipelines.publication.store import open_lake
 from pipelines.requests.inbox import Inbox
 
+from ..publication.conftest import bucket as bucket
+from ..publication.conftest import s3_server as s3_server
 from .conftest import REQUEST, TOKEN, Answer, Site
 
 
@@ -133,6 +136,30 @@ def test_a_page_of_the_lake_runs_no_script_but_our_own(site: Site) -> None:
     page = site.get("/lake/people/index.html")
     assert page.status == 200
     assert page.headers["content-security-policy"] == policy
+
+
+def test_a_lake_in_an_object_service_is_served_alike(
+    make_site: Callable[..., Any],
+    lake_home: Home,
+    bucket: str,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, there = open_lake(lake_home.lake), open_lake(bucket)
+    for name in [name for folder in here.folders() for name in here.list(folder)]:
+        there.put(name, here.get(name))
+    published = resolve(lake_home.lake, "people@3").path
+    monkeypatch.setenv("LIKENESS_LAKE", bucket)
+    path = "data/train-00000-of-00001.parquet"
+    with make_site(home=Home(tmp_path / "home")) as site:
+        assert site.get("/v1/datasets").json()["total"] == 2
+        rows = site.get("/v1/datasets/people/versions/3/rows?limit=2").json()["rows"]
+        answer = site.get(f"/v1/datasets/people/versions/3/files/{path}")
+        page = site.get("/lake/people/index.html")
+    assert answer.body == (published / path).read_bytes()
+    assert answer.headers["content-length"] == str(len(answer.body))
+    assert [row["person_id"] for row in rows] == [1, 2]
+    assert page.body == (lake_home.root / "lake" / "people" / "index.html").read_bytes()
 
 
 @pytest.mark.parametrize(
