@@ -157,17 +157,18 @@ def child(folder: Path, family: str, seed: int, parameters: dict[str, object]) -
     train = pd.read_parquet(folder / "train.parquet")
     schema = schema_from_json((folder / "schema.json").read_text())
     generator = GENERATORS[family].from_parameters({**parameters, "seed": seed})
-    begin = time.perf_counter()
+    begin, busy = time.perf_counter(), time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peers warn about their own habits
         generator.fit(train, schema)
         fitted = time.perf_counter()
         synthetic = generator.sample(len(train), seed=seed)
-    sampled = time.perf_counter()
+    sampled, busy = time.perf_counter(), time.process_time() - busy
     if not isinstance(synthetic, pd.DataFrame):
         raise TypeError(f"a table generator must be given, got {family}")
     synthetic.to_parquet(folder / "synthetic.parquet", index=False)
-    cost = {"fit s": fitted - begin, "sample s": sampled - fitted}
+    # Processor seconds of all threads: what other load on the machine moves least.
+    cost = {"fit s": fitted - begin, "sample s": sampled - fitted, "cpu s": busy}
     cost["memory MB"] = _peak_megabytes()
     (folder / "cost.json").write_text(json.dumps(cost))
 
@@ -185,7 +186,7 @@ def floor(table: Table, seed: int) -> Figures:
     rest = Table(train=table.train, test=shuffled[half:], schema=table.schema)
     real = score(rest, shuffled[:half], seed)
     everyone = Table(train=table.train, test=table.test, schema=table.schema)
-    cost = {"fit s": 0.0, "sample s": 0.0, "memory MB": 0.0}
+    cost = {"fit s": 0.0, "sample s": 0.0, "cpu s": 0.0, "memory MB": 0.0}
     return {**cost, **real, "TSTR": utility(everyone, table.train, seed)}
 
 
@@ -384,7 +385,7 @@ def numbers(frame: pd.DataFrame, schema: TableSchema) -> tuple[np.ndarray, np.nd
 
 
 SHOWN = (
-    *("fit s", "sample s", "memory MB", "shape %", "trend %", "wNMI"),
+    *("fit s", "sample s", "cpu s", "memory MB", "shape %", "trend %", "wNMI"),
     *("C2ST", "TSTR", "copy excess", "MIA AUC", "MIA TPR@1%"),
 )
 
@@ -394,7 +395,9 @@ REAL = "fresh real rows"
 
 def print_row(label: str, figures: Figures, *, header: bool = False) -> None:
     """One line of the table, as soon as it is known."""
-    words = SHOWN if header else [f"{figures[name]:.4f}" for name in SHOWN]
+    words = (
+        SHOWN if header else [_spread([figures[name]] if name in figures else []) for name in SHOWN]
+    )
     print(f"{'' if header else label:26s}" + "".join(f"{word:>12s}" for word in words), flush=True)
 
 
@@ -469,12 +472,14 @@ def markdown(families: dict[str, list[Figures]]) -> str:
     """A table with the mean over the seeds and, in brackets, the least and the greatest."""
     lines = ["| | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 1) + "|"]
     for family, seeds in families.items():
-        cells = [_spread([figures[name] for figures in seeds]) for name in SHOWN]
+        cells = [_spread([each[name] for each in seeds if name in each]) for name in SHOWN]
         lines.append(f"| {family} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _spread(values: list[float]) -> str:
+    if not values:
+        return "not measured"
     mean = float(np.mean(values))
     digits = 1 if abs(mean) >= 10 else 2 if abs(mean) >= 1 else 4
     text = f"{mean:.{digits}f}"
