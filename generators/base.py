@@ -198,6 +198,20 @@ class Generator(ABC):
             size = min(self.rows_per_block, n - start)
             yield Block(start, size, derive_seed(self.name, seed, number))
 
+    def row_seeds(self, n: int, seed: int) -> np.ndarray:
+        """The seed of each image of a sample, int64, shape (n,).
+
+        An image of an image family depends on the model, its own seed and its class alone.
+        """
+        blocks = self.blocks(n, seed)
+        seeds = [derive_seed(block.seed, i) for block in blocks for i in range(block.size)]
+        return np.array(seeds, dtype=np.int64)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations that an image of a sample takes (NFE)."""
+        return 1
+
     def save(self, folder: Path) -> None:
         """Write the fitted model into ``folder`` as safetensors and JSON.
 
@@ -327,6 +341,78 @@ class Resumable(Generator):
             self.checkpoint = None
 
 
+class Editable(Generator):
+    """An image family that changes given images.
+
+    Each result has its image's label; -1 says that the class is not known. A result depends on the
+    model, the seed, the image and its index alone.
+    """
+
+    @abstractmethod
+    def inpaint(
+        self, images: Images, mask: np.ndarray, *, seed: int, progress: OnProgress | None = None
+    ) -> Images:
+        """``images`` with the pixels under ``mask`` made anew; the others stay as they are.
+
+        Args:
+            images: of the schema's height, width and channels.
+            mask: bool, (H, W) for all or (N, H, W); true where pixels are made anew.
+            seed: of what is made.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            SchemaError: images or mask are of another size.
+        """
+
+    @abstractmethod
+    def vary(
+        self, images: Images, strength: float, *, seed: int, progress: OnProgress | None = None
+    ) -> Images:
+        """Images like the given ones.
+
+        Args:
+            images: of the schema's height, width and channels.
+            strength: from 0 (the same) to 1 (nothing of them is left).
+            seed: of what is made.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            SchemaError: the images are of another size.
+            ParameterError: ``strength`` is not within (0, 1].
+        """
+
+    @abstractmethod
+    def upscale(self, low: Images, *, seed: int, progress: OnProgress | None = None) -> Images:
+        """Images of the schema's size whose block averages are the pixels of ``low``.
+
+        Args:
+            low: the schema's size divided by a whole number.
+            seed: of what is made.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            SchemaError: the size of ``low`` does not divide the schema's.
+        """
+
+    @abstractmethod
+    def translate(self, source: Images, *, seed: int, progress: OnProgress | None = None) -> Images:
+        """The counterpart of each image, by a model that has learned pairs.
+
+        Args:
+            source: images of the kind that was given in each pair.
+            seed: of what is made.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            ParameterError: the model has not learned pairs.
+            SchemaError: the images are of another size.
+        """
+
+
 class Density(ABC):
     """A family that says how likely a row is."""
 
@@ -349,6 +435,48 @@ class ExampleLoss(ABC):
         Raises:
             NotFittedError: ``fit`` has not run.
         """
+
+
+class Labelled(Generator):
+    """An image family that makes images of given classes.
+
+    A family implements ``_images``.
+    """
+
+    def sample_labelled(
+        self, labels: np.ndarray, *, seed: int, progress: OnProgress | None = None
+    ) -> Images:
+        """An image of each of the classes ``labels``, in their order.
+
+        Args:
+            labels: class numbers, int64, shape (N,); not modified.
+            seed: of the sample; image i depends on it, on i and on its class alone.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            ParameterError: a label is not a class number.
+        """
+        self._require_fitted()
+        classes = len(self.schema_.classes) if isinstance(self.schema_, ImageSchema) else 0
+        wanted = np.asarray(labels, dtype=np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < classes:
+            raise ParameterError(
+                f"labels must be class numbers from 0 to {classes - 1}, some are not; give others"
+            )
+        parts: list[Data] = []
+        for block in self.blocks(len(wanted), seed):
+            parts.append(self._images(block, wanted[block.start : block.start + block.size]))
+            if progress is not None:
+                progress(Progress("sample", block.start + block.size, len(wanted), 0.0))
+        images = _concatenate(parts, self.schema_)
+        if not isinstance(images, Images):
+            raise TypeError("an image family must give Images")
+        return images
+
+    @abstractmethod
+    def _images(self, block: Block, labels: np.ndarray) -> Images:
+        """An image of each label; image i depends on the model, ``block.seed``, i and its label."""
 
 
 class Conditional(Generator):

@@ -56,6 +56,11 @@ class Rollback:
         """Whether more steps would not help."""
         return self.attempts > _ATTEMPTS
 
+    @property
+    def factor(self) -> float:
+        """What is left of the learning rates, for whoever sets them by a schedule."""
+        return _SLOWER**self.attempts
+
     def judge(self, step: int, distance: float, loss: float) -> bool:
         """Take note of the state after ``step`` steps; gives whether the training went back."""
         worst = self.distance + max(_LOST * (self.untrained - self.distance), _MARGIN)
@@ -96,7 +101,7 @@ class Rollback:
         self.attempts += 1
         for optimiser, rates in zip(self._optimisers, self._rates, strict=True):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * _SLOWER**self.attempts
+                group["lr"] = rate * self.factor
         fact = (
             f"samples collapsed (distance to the data {distance:.3f}, best {self.distance:.3f})"
             if math.isfinite(distance)
@@ -104,7 +109,7 @@ class Rollback:
         )
         self.notes.append(
             f"after step {step:,} {fact}: went back to step {self.at:,}, learning rates × "
-            f"{_SLOWER**self.attempts:g}"
+            f"{self.factor:g}"
         )
 
 

@@ -7,7 +7,7 @@ cost seconds or memory stand inside the bodies: loading the definitions must sta
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from importlib.metadata import version
 from typing import Any
 
@@ -15,12 +15,15 @@ import dagster as dg
 
 from .home import Home, canonical_json
 from .reporting import log_progress, short_failures
-from .spec import DatasetSpec
+from .spec import AugmentSpec, DatasetSpec
 
 GPU_POOL = "gpu"
 STEPS = ("real", "model", "candidate", "scorecard", "published")
 CATALOGUE = dg.AssetKey("catalogue")
-_CHANGES_NOTHING = {"description", "license", "owners", "tags", "schedule", "citation"}
+_CHANGES_NOTHING = {
+    *("description", "license", "owners", "tags", "schedule", "citation"),
+    *("augment", "revalidate"),
+}
 _LATE, _TOO_LATE = timedelta(days=8), timedelta(days=15)
 
 
@@ -135,6 +138,48 @@ def _published(spec: DatasetSpec) -> dg.AssetsDefinition:
             return _result(metadata.of_published(release, version), version.content_digest)
 
     return published
+
+
+def build_augmented(spec: DatasetSpec, asked: AugmentSpec) -> dg.AssetsDefinition:
+    """The daily rows of a dataset, with what they add to the real ones as a check.
+
+    A range of days is made in one run. The check warns where rows are proven to harm; it blocks
+    nothing, for what harms one model may serve another.
+    """
+    key = asset_key(spec, "augmented")
+
+    @_asset(
+        spec,
+        "augmented",
+        after=["published"],
+        description=f"Fresh rows of a day, {asked.mode}, from the newest published model.",
+        kinds={"parquet"},
+        partitions_def=dg.DailyPartitionsDefinition(start_date=asked.start.isoformat()),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=[
+            dg.AssetCheckSpec(
+                "uplift",
+                asset=key,
+                description="Does a model that learns them beside the real rows predict the "
+                "holdout better than one that learns the real rows alone?",
+            )
+        ],
+        pool=GPU_POOL,
+    )
+    def augmented(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from . import metadata
+        from .augment import augment
+
+        home, report = Home.from_environment(), log_progress(context)
+        with short_failures():
+            asked_for = [date.fromisoformat(day) for day in context.partition_keys]
+            made = [augment(spec, home, day, report) for day in asked_for]
+        for day in made:
+            context.add_asset_metadata(metadata.of_day(day), key, day.day.isoformat())
+        check = metadata.of_uplift([day.uplift for day in made])
+        return dg.MaterializeResult(check_results=[check])
+
+    return augmented
 
 
 def build_catalogue(published: Sequence[dg.AssetKey]) -> dg.AssetsDefinition:

@@ -8,16 +8,21 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from .assets import CATALOGUE, GPU_POOL, asset_key, identifier
+from .assets import CATALOGUE, GPU_POOL, STEPS, asset_key, identifier
 from .home import Home
 from .reporting import log_progress, short_failures
-from .spec import DatasetSpec
+from .spec import AugmentSpec, DatasetSpec
 
 
 def build_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
     """The job that makes a release: the dataset's assets, their checks, then the catalogue."""
-    assets = dg.AssetSelection.groups(identifier(spec.name))
-    catalogue = dg.AssetSelection.assets(asset_key(spec, "published")).downstream(depth=1)
+    keys = [asset_key(spec, step) for step in STEPS]
+    assets: dg.AssetSelection = dg.AssetSelection.assets(*keys)
+    published = dg.AssetSelection.assets(asset_key(spec, "published"))
+    catalogue = published.downstream(depth=1) & dg.AssetSelection.groups("catalogue")
+    if spec.revalidate is not None:
+        # A release would be compared with the data that it has just read.
+        assets = assets - dg.AssetSelection.checks(_drift_key(spec))
     return dg.define_asset_job(
         f"release_{identifier(spec.name)}",
         selection=assets | catalogue,
@@ -36,6 +41,91 @@ def build_schedule(spec: DatasetSpec, job: UnresolvedAssetJobDefinition) -> dg.S
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description=f"Releases {spec.name} anew.",
     )
+
+
+def build_augment_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
+    """The job that makes the rows of a day."""
+    return dg.define_asset_job(
+        f"augment_{identifier(spec.name)}",
+        selection=dg.AssetSelection.assets(asset_key(spec, "augmented")),
+        description=f"Fresh rows of {spec.name} for a day.",
+        tags={"dataset": spec.name},
+    )
+
+
+def build_augment_schedule(
+    spec: DatasetSpec, asked: AugmentSpec, job: UnresolvedAssetJobDefinition
+) -> dg.ScheduleDefinition:
+    """The daily schedule; after a pause it makes the newest missed days, too."""
+    days = dg.DailyPartitionsDefinition(start_date=asked.start.isoformat())
+
+    def missed(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        now = context.scheduled_execution_time
+        known = days.get_partition_keys(current_time=now)
+        made = context.instance.get_materialized_partitions(asset_key(spec, "augmented"))
+        for day in [day for day in known if day not in made][-asked.catch_up :]:
+            # The tick is part of the key: a day that failed is tried again at the next one.
+            yield dg.RunRequest(run_key=f"{day}@{now:%Y%m%dT%H%M}", partition_key=day)
+
+    return dg.ScheduleDefinition(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=asked.cron,
+        execution_timezone="UTC",
+        execution_fn=missed,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Fresh rows of {spec.name} every day, and of days that were missed.",
+    )
+
+
+def build_revalidate_job(spec: DatasetSpec) -> UnresolvedAssetJobDefinition:
+    """The job that compares the newest real data with those that the model has learned from."""
+    return dg.define_asset_job(
+        f"revalidate_{identifier(spec.name)}",
+        selection=dg.AssetSelection.checks(_drift_key(spec)),
+        description=f"Has the source of {spec.name} drifted away from its published model?",
+        tags={"dataset": spec.name},
+    )
+
+
+def _drift_key(spec: DatasetSpec) -> dg.AssetCheckKey:
+    return dg.AssetCheckKey(asset_key(spec, "published"), "drift")
+
+
+def build_revalidate_schedule(
+    spec: DatasetSpec, cron: str, job: UnresolvedAssetJobDefinition
+) -> dg.ScheduleDefinition:
+    """The schedule of the job; off until an operator wants it."""
+    return dg.ScheduleDefinition(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Looks for drift in the source of {spec.name}.",
+    )
+
+
+def build_retrain_sensor(
+    spec: DatasetSpec, release: UnresolvedAssetJobDefinition
+) -> dg.SensorDefinition:
+    """The sensor that asks for a release once drift is proven: one for each finding."""
+
+    @dg.sensor(
+        name=f"retrain_{identifier(spec.name)}",
+        job=release,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Releases {spec.name} anew once its source has drifted.",
+    )
+    def retrain() -> Iterator[dg.RunRequest]:
+        from .revalidate import wants_retraining
+
+        key = wants_retraining(spec, Home.from_environment())
+        if key is not None:
+            yield dg.RunRequest(run_key=key, tags={"likeness/reason": "drift"})
+
+    return retrain
 
 
 def build_catalogue_sensor() -> dg.AutomationConditionSensorDefinition:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from generators.base import Generator
 from generators.schema import Data, ImageSchema, Schema
 
 from .publication.digest import content_digest
-from .publication.parquet import read_parquet, to_arrow, write_parquet
+from .publication.parquet import Origin, read_parquet, to_arrow, write_parquet
 
 # Files of 128-512 MB read well everywhere.
 ROWS_PER_FILE = 2_000_000
@@ -25,6 +26,7 @@ def write_candidate(
     schema: Schema,
     dataset: str,
     splits: Mapping[str, int] | None = None,
+    origin: Origin | None = None,
 ) -> str:
     """Write ``data`` as ``data/<split>-*.parquet`` below ``folder``; gives its content digest.
 
@@ -34,10 +36,12 @@ def write_candidate(
         schema: of what is published.
         dataset: its name in the lake.
         splits: rows by name, in the order of their names; all rows are ``train`` without it.
+        origin: of images.
     """
-    table = to_arrow(data, schema)
+    table = to_arrow(data, schema, origin)
     digest = content_digest(table)
     per_file = IMAGES_PER_FILE if isinstance(schema, ImageSchema) else ROWS_PER_FILE
+    classes = schema.classes if isinstance(schema, ImageSchema) and schema.labelled else ()
     footer = {"dataset": dataset, "synthetic": "true", "content_digest": digest}
     (folder / "data").mkdir(parents=True)
     start = 0
@@ -47,8 +51,22 @@ def write_candidate(
         count = max(1, -(-rows // per_file))
         for number in range(count):
             path = folder / "data" / f"{split}-{number:05d}-of-{count:05d}.parquet"
-            write_parquet(part.slice(number * per_file, per_file), path, footer)
+            write_parquet(part.slice(number * per_file, per_file), path, footer, classes)
     return digest
+
+
+def origin_of(generator: Generator, rows: int, seed: int, model: str) -> Origin | None:
+    """Where the images of a sample come from; None for a table.
+
+    Args:
+        generator: that made the sample.
+        rows: of the sample.
+        seed: of the sample.
+        model: digest of the model.
+    """
+    if generator.modality != "image":
+        return None
+    return Origin(generator.row_seeds(rows, seed), generator.evaluations, model)
 
 
 def candidate_files(folder: Path) -> list[Path]:

@@ -53,6 +53,28 @@ def build_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     return gates
 
 
+def build_drift_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
+    """Whether the newest real data are still what the published model has learned from.
+
+    It reads the source, so a job of its own runs it; a failure asks for a release, see
+    ``automation.build_retrain_sensor``.
+    """
+
+    @dg.asset_check(
+        asset=asset_key(spec, "published"),
+        name="drift",
+        description="Are the newest real data still what the published model has learned from?",
+    )
+    def drift() -> dg.AssetCheckResult:
+        from . import metadata
+        from .revalidate import revalidate
+
+        with short_failures():
+            return metadata.of_revalidation(revalidate(spec, Home.from_environment()))
+
+    return drift
+
+
 def _result(
     key: dg.AssetCheckKey, answers: tuple[GateResult, ...], metadata: dict[str, Any]
 ) -> dg.AssetCheckResult:

@@ -28,6 +28,7 @@ from .home import Home
 from .protection.leaks import LeakError
 from .requests.commands import request, worker
 from .terminal import Terminal
+from .upkeep import augment, revalidate
 
 EXIT_INTERNAL, EXIT_INPUT, EXIT_QUARANTINED, EXIT_INTERRUPTED = 1, 2, 3, 130
 PROJECT = Path(__file__).resolve().parent.parent
@@ -279,6 +280,29 @@ def validate(synthetic: Path, as_json: bool, **given: Any) -> int:  # noqa: ANN4
 
 
 @main.command()
+@_dataset
+@_common
+@click.option("--canaries", type=click.IntRange(50), default=1_000, show_default=True)
+def audit(source: str, canaries: int, home: Path, as_json: bool, **given: Any) -> int:  # noqa: ANN401
+    """Bound the privacy loss of a generator from below, with planted records.
+
+    Isolated and made-up records are put into the training rows by fair coins, and guessed from the
+    synthetic rows. The model is used for this alone and never published; the numbers stay in the
+    vault. Exit code 3 where an ε beyond 1 is proven.
+    """
+    from . import audit as audits
+    from . import steps
+
+    terminal, place = Terminal(as_json), Home(home.absolute())
+    spec = to_spec(source, Options(**given))
+    release = steps.prepare(spec, place, steps.ingest(spec, place))
+    with terminal.progress() as progress:
+        result = audits.audit(release, canaries, progress)
+    terminal.show_audit(release.generator, result)
+    return 0 if result.passed else EXIT_QUARANTINED
+
+
+@main.command()
 @click.argument("version", metavar="NAME[@VERSION]")
 @click.option("--rebuild", is_flag=True, help="Sample the model again, where the vault has it.")
 @click.option("--key", type=_PATH, help="Public key (PEM) that must have signed the version.")
@@ -489,6 +513,8 @@ def serve(home: Path, no_approvals: bool, **given: Any) -> None:  # noqa: ANN401
     serve_home(Home(home.absolute()), options, click.echo)
 
 
+main.add_command(augment)
+main.add_command(revalidate)
 main.add_command(request)
 main.add_command(worker)
 

@@ -16,7 +16,7 @@ from generators.schema import Images, ImageSchema, Schema, TableSchema
 from .home import Home, canonical_json, whole_folder
 from .protection import OTHER, Protection, fit_protection
 from .protection.leaks import Sensitive, sensitive_values
-from .release import PROTECTION, SENSITIVE, RealData, remember_real, write_data
+from .release import PROTECTION, SENSITIVE, RealData, as_schema, remember_real, write_data
 from .sources import RawImages, RawTable
 from .spec import DatasetSpec
 
@@ -90,6 +90,27 @@ def store(split: Split, spec: DatasetSpec, home: Home, *, remember: bool = True)
     if remember:
         remember_real(home, spec, real)
     return real
+
+
+def protected_like(raw: RawTable, spec: DatasetSpec, real: RealData) -> pd.DataFrame:
+    """The rows of ``raw``, one subject's bounded, protected exactly as those of ``real`` were.
+
+    Raises:
+        ParameterError: a declared column is gone.
+        DataError: a column is gone, or does not fit its dtype.
+    """
+    protection, schema = real.protection, real.schema
+    if protection is None or not isinstance(schema, TableSchema):
+        raise DataError("only a table can be protected as another was, this dataset holds images")
+    frame = _select(raw.frame, spec)
+    missing = [name for name in protection.kinds if name not in frame.columns]
+    if missing:
+        raise DataError(
+            f"the data must have the columns that were learned, {', '.join(missing)} are gone; "
+            "restore them, or declare the dataset anew"
+        )
+    kept = _bounded(_subjects(raw.frame, spec.entity), spec, _content_rng(frame))
+    return as_schema(protection.apply(frame[kept].reset_index(drop=True)), schema)
 
 
 def _select(frame: pd.DataFrame, spec: DatasetSpec) -> pd.DataFrame:

@@ -13,16 +13,19 @@ from typing import Any
 import dagster as dg
 
 from generators.schema import Images, ImageSchema, Schema
+from validators.base import Score
 from validators.charts import LIGHT, line_chart
 from validators.contract import Gate
 from validators.verdict import GateResult, Verdict
 
+from .augment import Day
 from .candidate import candidate_files
 from .pictures import contact_sheet
 from .publication.log import Published
 from .publication.manifest import columns_of
 from .publication.read import read_published
 from .release import RealData, Release
+from .revalidate import Revalidation
 from .steps import Candidate, Fitted, contract_of
 
 Metadata = dict[str, Any]
@@ -116,6 +119,68 @@ def of_published(release: Release, published: Published) -> Metadata:
         "folder": dg.MetadataValue.path(published.location),
         "report": dg.MetadataValue.path(f"{published.location}/reports/report.html"),
     }
+
+
+def of_day(day: Day) -> Metadata:
+    """Of a partition of the asset ``augmented``."""
+    shown: Metadata = {
+        "dagster/partition_row_count": day.rows,
+        "model": f"{day.dataset}@{day.version}",
+        "content digest": day.content_digest,
+    }
+    if day.published is not None:
+        shown["version"] = day.published.name
+        shown["folder"] = dg.MetadataValue.path(day.published.location)
+    if day.folder is not None:
+        shown["folder"] = dg.MetadataValue.path(day.folder)
+    return shown
+
+
+def of_uplift(scores: Sequence[Score]) -> dg.AssetCheckResult:
+    """The check ``uplift``: the worst day decides, and only where harm is proven."""
+    measured = [score for score in scores if score.value is not None]
+    if not measured:
+        said = (scores[0].skipped if scores else None) or "nothing was measured"
+        return dg.AssetCheckResult(check_name="uplift", passed=True, description=said)
+    worst = min(measured, key=lambda score: score.high or 0.0)
+    value, low, high = worst.value or 0.0, worst.low or 0.0, worst.high or 0.0
+    stance = "helps" if low > 0 else "harms" if high < 0 else "no difference is proven"
+    return dg.AssetCheckResult(
+        check_name="uplift",
+        passed=high >= 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{stance}: {value:+.4f} {worst.unit} [{low:+.4f}, {high:+.4f}]",
+        metadata={
+            "uplift": value,
+            "low": low,
+            "high": high,
+            "target": worst.subject,
+            "smallest detectable": worst.minimum_detectable or 0.0,
+        },
+    )
+
+
+def of_revalidation(found: Revalidation) -> dg.AssetCheckResult:
+    """The check ``drift``: columns, distances, intervals."""
+    lines = ["| column | distance | 99 % interval |", "|---|---|---|"]
+    for score in found.columns[:20]:
+        name = score.subject.replace("|", "\\|")
+        lines.append(f"| {name} | {score.value:.4f} | {score.low:.4f} – {score.high:.4f} |")
+    shown: Metadata = {
+        "model": f"{found.dataset}@{found.version}",
+        "newest rows": found.rows,
+        "columns": dg.MetadataValue.md("\n".join(lines)),
+    }
+    if found.detection.value is not None:
+        shown["auc between old and new rows"] = found.detection.value
+    if found.columns:
+        shown["largest distance"] = found.columns[0].value or 0.0
+    return dg.AssetCheckResult(
+        passed=not found.proven,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=found.sentence,
+        metadata=shown,
+    )
 
 
 def of_gates(release: Release, answers: tuple[GateResult, ...]) -> Metadata:

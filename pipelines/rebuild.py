@@ -10,6 +10,7 @@ from generators.base import DataError, Generator, OnProgress
 from generators.persistence import model_digest
 
 from .boundary import guarded
+from .candidate import origin_of
 from .home import Home
 from .publication import log
 from .publication.digest import content_digest
@@ -40,7 +41,9 @@ def rebuild(home: Home, name: str, progress: OnProgress | None = None) -> Check:
         told = str(error) if isinstance(error, DataError) else "its manifest cannot be read"
         return Check("rebuild", False, told)
     facts: dict[str, Any] = dict(manifest.reproduce)
-    made = content_digest(to_arrow(drawn(generator, release, progress), release.published))
+    data = drawn(generator, release, progress)
+    origin = origin_of(generator, len(data), release.seed, facts["model_digest"])
+    made = content_digest(to_arrow(data, release.published, origin))
     if made == published.content_digest:
         return Check("rebuild", True, f"model and seed give the same {facts['rows']:,} rows again")
     then, now = facts["versions"], versions()

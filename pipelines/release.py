@@ -27,7 +27,10 @@ from .protection.leaks import Sensitive
 from .spec import DatasetSpec
 
 # These fields describe a dataset to people; they do not change what is learned or decided.
-_COSMETIC = {"description", "license", "owners", "tags", "schedule", "citation", "source"}
+_COSMETIC = {
+    *("description", "license", "owners", "tags", "schedule", "citation", "source"),
+    *("augment", "revalidate"),
+}
 _KEY_LENGTH = 16
 PROTECTION = "protection.json"
 SENSITIVE = "sensitive.json"
@@ -170,6 +173,11 @@ class Release:
     def quarantine_folder(self) -> Path:
         """Where a candidate that failed a gate ends, with its report."""
         return self._vault / "quarantine" / self.key[:_KEY_LENGTH]
+
+    def audit_file(self, canaries: int) -> Path:
+        """The numbers of an audit with so many canaries; they depend on what is published, too."""
+        key = f"{self.key[:_KEY_LENGTH]}-{canaries}"
+        return self._vault / "audits" / f"{key}.json"
 
     @property
     def given(self) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -128,6 +129,54 @@ class ProtectionSpec(_Model):
     rows_per_subject: int = Field(default=1, ge=1)
 
 
+class QuotaSpec(_Model):
+    """A share of the rows that must fulfil a condition; as text ``income='>50K':0.5``.
+
+    Attributes:
+        condition: see ``generators.conditions``.
+        share: of all rows; rounded by the largest remainder.
+    """
+
+    condition: ConditionText
+    share: float = Field(gt=0.0, le=1.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, raw: object) -> object:
+        if not isinstance(raw, str):
+            return raw
+        condition, colon, share = raw.rpartition(":")
+        if not colon:
+            raise ValueError("a quota must read like income='>50K':0.5; append its share")
+        return {"condition": condition, "share": share}
+
+
+class AugmentSpec(_Model):
+    """Fresh rows every day, sampled from the newest published model.
+
+    Attributes:
+        mode: ``real+synthetic`` puts the synthetic rows beside the train rows, tagged in
+            ``_likeness_source``; they stay in the vault. ``synthetic`` publishes the synthetic rows
+            alone, as a version of ``<name>.augmented``.
+        rows: synthetic rows a day; as many as were learned from where it is not given.
+        where: conditions that every synthetic row fulfils.
+        quotas: exact shares of the synthetic rows, all on one column.
+        parity: the target is to be distributed in every protected group as in all rows.
+        start: the first day.
+        cron: when the day before is made; in UTC.
+        catch_up: after a pause at most so many missed days are made at a tick.
+    """
+
+    mode: Literal["real+synthetic", "synthetic"] = "synthetic"
+    rows: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    where: tuple[ConditionText, ...] = ()
+    quotas: tuple[QuotaSpec, ...] = ()
+    parity: bool = False
+    start: date = date(2026, 1, 1)
+    cron: str = "0 4 * * *"
+    catch_up: int = Field(default=7, ge=1, le=366)
+
+
 class DatasetSpec(_Model):
     """A dataset and how its likeness is made.
 
@@ -152,6 +201,9 @@ class DatasetSpec(_Model):
         owners: e-mail addresses or ``team:name``, shown in Dagster.
         tags: free tags, shown in Dagster and in the catalogue.
         schedule: cron expression of the weekly release job.
+        augment: fresh rows every day, where it is given.
+        revalidate: cron expression of the job that compares the newest real data with those that
+            the published model has learned from; none without it.
         citation: source of the real data, shown in the card.
     """
 
@@ -174,6 +226,8 @@ class DatasetSpec(_Model):
     owners: tuple[str, ...] = ()
     tags: dict[str, str] = Field(default_factory=dict)
     schedule: str = "0 3 * * 1"
+    augment: AugmentSpec | None = None
+    revalidate: str | None = None
     citation: str = ""
 
     @field_validator("name")
@@ -184,28 +238,6 @@ class DatasetSpec(_Model):
                 "a dataset name must match [a-z0-9][a-z0-9._-]{0,62}; choose another with --name"
             )
         return name
-
-
-class QuotaSpec(_Model):
-    """A share of the rows that must fulfil a condition; as text ``income='>50K':0.5``.
-
-    Attributes:
-        condition: see ``generators.conditions``.
-        share: of all rows; rounded by the largest remainder.
-    """
-
-    condition: ConditionText
-    share: float = Field(gt=0.0, le=1.0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, raw: object) -> object:
-        if not isinstance(raw, str):
-            return raw
-        condition, colon, share = raw.rpartition(":")
-        if not colon:
-            raise ValueError("a quota must read like income='>50K':0.5; append its share")
-        return {"condition": condition, "share": share}
 
 
 class SampleSpec(_Model):

@@ -40,19 +40,19 @@ from validators.verdict import Verdict
 
 from .boundary import InternalError as InternalError
 from .boundary import guarded
-from .candidate import candidate_files, read_rows, write_candidate, write_csv
+from .candidate import candidate_files, origin_of, read_rows, write_candidate, write_csv
 from .cases import plant
 from .home import Home, canonical_json, whole_folder, write_text
 from .ingest import split_and_protect, store
 from .matching import ON_ALL, Likeness, Matching, conditioned, unmatched
 from .order import EdgeCases, Order, split_rows
-from .pictures import contact_sheet
+from .pictures import beside_real, contact_sheet, most_suspicious
 from .protection.fake import fake_columns, fresh_surrogates
 from .protection.leaks import LeakScan, count_copies, scan
 from .publication.digest import content_digest
 from .publication.log import Published
 from .publication.log import read as read_log
-from .publication.parquet import to_arrow, write_parquet
+from .publication.parquet import Origin, to_arrow, write_parquet
 from .publication.publish import PublishRequest
 from .publication.publish import publish as publish_to_lake
 from .publication.read import read_published
@@ -64,6 +64,8 @@ from .sources import RawTable, read_source, source_for_path
 from .spec import DatasetSpec, SampleSpec
 
 SHEET = "contact_sheet.png"
+OWNERS_SHEETS = ("real_beside_synthetic.png", "most_suspicious.png")
+"""They show real images: in the vault beside the evidence, never in a release."""
 DEFAULT_GENERATOR = {"table": "autoregressive", "image": "diffusion"}
 
 
@@ -123,7 +125,7 @@ def prepare(
             f"choose one of {', '.join(fitting)}"
         )
     release = Release(spec, real, name, contract_of(spec).digest, home, order)
-    _new_generator(release)
+    new_generator(release)
     return release
 
 
@@ -136,7 +138,7 @@ def fit(release: Release, progress: OnProgress | None = None) -> Fitted:
     """
     folder = release.model_folder
     if not folder.is_dir():
-        generator = _new_generator(release)
+        generator = new_generator(release)
         facts = _train(generator, release, progress)
         with whole_folder(folder) as stage:
             if generator.persistent:
@@ -168,10 +170,12 @@ def sample(release: Release, progress: OnProgress | None = None) -> Candidate:
     """Sample the candidate and write it as canonical Parquet."""
     folder = release.candidate_folder
     if not folder.is_dir():
-        data = drawn(_loaded(release, progress), release, progress)
+        generator = _loaded(release, progress)
+        data = drawn(generator, release, progress)
+        origin = origin_of(generator, len(data), release.seed, fitted(release).digest)
         splits = split_rows(len(data), release.order.splits) if release.order else None
         with whole_folder(folder) as stage:
-            digest = write_candidate(stage, data, release.published, release.name, splits)
+            digest = write_candidate(stage, data, release.published, release.name, splits, origin)
             if release.order and release.order.csv:
                 write_csv(stage, safe=release.order.csv_safe)
             facts = {"content_digest": digest, "rows": len(data)}
@@ -458,6 +462,12 @@ class RunResult:
             return place / "report.html"
         return self.release.quarantine_folder / "report.html"
 
+    @property
+    def owners_sheets(self) -> tuple[Path, ...]:
+        """Pictures of real beside synthetic images, for the owner of the data; none of a table."""
+        paths = (self.release.evidence_folder / name for name in OWNERS_SHEETS)
+        return tuple(path for path in paths if path.is_file())
+
 
 def run(
     spec: DatasetSpec,
@@ -519,7 +529,9 @@ def sample_to_file(
         NoSupport: no row of the model fulfils a condition.
     """
     generator = load_generator(model)
-    return _to_file(sample_rows(generator, request, progress), generator, output)
+    data = sample_rows(generator, request, progress)
+    origin = origin_of(generator, len(data), request.seed, model_digest(model))
+    return _to_file(data, generator, output, origin)
 
 
 @guarded
@@ -550,8 +562,8 @@ def fill_to_file(
     return _to_file(data, generator, output), len(data)
 
 
-def _to_file(data: Data, generator: Generator, output: Path) -> str:
-    table = to_arrow(data, generator.schema_)
+def _to_file(data: Data, generator: Generator, output: Path, origin: Origin | None = None) -> str:
+    table = to_arrow(data, generator.schema_, origin)
     digest = content_digest(table)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
@@ -560,7 +572,12 @@ def _to_file(data: Data, generator: Generator, output: Path) -> str:
     return digest
 
 
-def _new_generator(release: Release) -> Generator:
+def new_generator(release: Release) -> Generator:
+    """The generator of a release, not fitted yet.
+
+    Raises:
+        ParameterError: it has no such hyper-parameter.
+    """
     parameters = {"seed": release.spec.seed, **release.spec.generator.parameters}
     return GENERATORS[release.generator].from_parameters(parameters)
 
@@ -611,7 +628,7 @@ def _train(generator: Generator, release: Release, progress: OnProgress | None) 
 def _loaded(release: Release, progress: OnProgress | None) -> Generator:
     if fitted(release).facts["persistent"]:
         return load_generator(release.model_folder)
-    generator = _new_generator(release)
+    generator = new_generator(release)
     return generator.fit(release.real.train(), release.real.schema, progress=progress)
 
 
@@ -684,6 +701,7 @@ def _write_report(release: Release, verdict: Verdict, card: Scorecard, data: Com
     if isinstance(data.synthetic, Images) and isinstance(data.schema, ImageSchema):
         sheet = contact_sheet(data.synthetic, data.schema)
         (release.evidence_folder / SHEET).write_bytes(sheet)
+        _write_owners_sheets(release.evidence_folder, data)
     facts = fitted(release).facts
     context = ReportContext(
         dataset=release.name,
@@ -699,6 +717,16 @@ def _write_report(release: Release, verdict: Verdict, card: Scorecard, data: Com
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     write_text(release.evidence_folder / "report.html", render_report(context))
+
+
+def _write_owners_sheets(folder: Path, data: Comparison) -> None:
+    train, holdout, synthetic, schema = data.image_features.parts
+    sheets = (
+        beside_real(train, synthetic, schema),
+        most_suspicious(train, holdout, synthetic),
+    )
+    for name, sheet in zip(OWNERS_SHEETS, sheets, strict=True):
+        (folder / name).write_bytes(sheet)
 
 
 def _request(release: Release, ready: Candidate, verdict: Verdict) -> PublishRequest:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from generators.schema import TableSchema
 if TYPE_CHECKING:
     from validators.verdict import GateResult, Verdict
 
+    from .audit import AuditResult
     from .publication.verify import VerifyReport
     from .release import RealData
     from .spec import DatasetSpec
@@ -113,6 +115,8 @@ class Terminal:
             self._json(_result_json(result))
             return
         self.show_verdict(result.verdict)
+        for sheet in result.owners_sheets:
+            self.out.print(f"[dim]shows real images, for you alone: {sheet}[/]", soft_wrap=True)
         if published is None:
             failed = ", ".join(gate.gate for gate in result.verdict.blocking)
             self.out.print(f"[red]quarantined[/]: stopped by {failed}; nothing was published")
@@ -159,6 +163,29 @@ class Terminal:
                 "folder": str(folder),
                 "saved": bool(model.facts["persistent"]),
                 **{f"note {at}": n for at, n in enumerate(model.facts["training_notes"], start=1)},
+            }
+        )
+
+    def show_audit(self, generator: str, result: AuditResult) -> None:
+        """What canaries prove of a generator."""
+        found, epsilon = result.found, result.found.epsilon
+        if self.as_json:
+            facts = {**asdict(found), "epsilon": epsilon._asdict(), "limit": result.limit}
+            self._json({"generator": generator, "passed": result.passed, **facts})
+            return
+        share = found.correct / found.guesses
+        self.show_facts(
+            {
+                "generator": generator,
+                "canaries": f"{found.canaries}, {found.inserted} of them in the training rows",
+                "guesses": f"{found.correct} of the {found.guesses} surest are right, {share:.1%}",
+                "epsilon": f"at least {epsilon.low:.2f} with 95 % "
+                f"(estimate {epsilon.value:.2f}, high end {epsilon.high:.2f})",
+                "verdict": f"no more than {result.limit:g} is proven"
+                if result.passed
+                else f"more than {result.limit:g} is proven: it remembers records that stand out",
+                "meaning": "a lower bound for these attacks on these records, not a guarantee",
+                "kept in": str(result.path),
             }
         )
 

@@ -21,12 +21,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from .base import Score, skipped
 from .comparison import Comparison, one_each
 from .features import Features
-from .fidelity import Noise, real_distances
+from .fidelity import Noise, real_distances, split_test
 from .statistics import (
     Estimate,
     auc_with_interval,
     minimum_detectable_auc,
-    signed_root,
 )
 
 METRICS = ("holdout_detection", "holdout_marginals", "holdout_overlap", "holdout_subjects")
@@ -107,25 +106,14 @@ class Calibration:
         return _score(METRICS[0], found, len(train), 0.5, power, unit="auc")
 
     def _marginals(self, comparison: Comparison, train: np.ndarray, holdout: np.ndarray) -> Score:
-        """Distance of the most different column, beside random splits of the same rows.
-
-        The statistic is the largest distance in units of its own spread over random splits (a
-        max-statistic, see ``statistics.max_statistic_quantile``), so that a column of many cells
-        does not hide one of few.
-        """
+        """Distance of the most different column, beside random splits of the same rows."""
         noise = Noise.draw(len(train), self.draws, comparison.rng(f"{self.name}/splits"))
         columns = real_distances(comparison.table, train, holdout, noise)
-        raw, splits = np.array([r for r, _ in columns]), np.array([s for _, s in columns])
-        middle, spread = splits.mean(axis=1), splits.std(axis=1, ddof=1)
-        spread = np.maximum(spread, 1 / len(train))
-        largest = ((splits - middle[:, None]) / spread[:, None]).max(axis=0)
-        quantile = float(np.quantile(largest, 1 - SIGNIFICANCE / _TESTS))
-        sizes = [
-            signed_root(np.maximum(0.0, raw + step * quantile * spread) ** 2 - middle**2)
-            for step in (0, -1, 1)
-        ]
-        value, low, high = (max(0.0, float(size.max())) for size in sizes)
-        power = float(signed_root(((middle + (quantile + 0.84) * spread) ** 2 - middle**2).max()))
+        test = split_test(columns, len(train), SIGNIFICANCE / _TESTS)
+        value, low, high = (
+            max(0.0, float(end.max())) for end in (test.values, test.lows, test.highs)
+        )
+        power = float(test.detectable.max())
         return _score(METRICS[1], Estimate(value, low, high), len(train), 0.0, power)
 
     def _overlap(self, comparison: Comparison, train: np.ndarray, holdout: np.ndarray) -> Score:

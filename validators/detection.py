@@ -16,9 +16,19 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from .base import Score, skipped
 from .comparison import Comparison
 from .features import Features
-from .statistics import Estimate, auc_difference, auc_with_interval, minimum_detectable_auc
+from .statistics import (
+    Estimate,
+    auc_difference,
+    auc_with_interval,
+    minimum_detectable_auc,
+    minimum_detectable_difference,
+    two_proportion_difference,
+)
 
+METRICS = ("c2st_auc", "c2st_excess", "c2st_telltale")
 FOLDS = 2
+# The logit of 0.9.
+_SURE_LOGIT = 2.1972
 _MIN_ROWS = 8
 _POWER = 2.487 / 1.96
 
@@ -44,10 +54,10 @@ class Detection:
     modality: ClassVar[Literal["table", "image"]] = "table"
 
     def __call__(self, comparison: Comparison) -> list[Score]:
-        """``c2st_auc``, ``c2st_excess`` and ``c2st_column_auc`` of the most telling columns."""
+        """``METRICS``, and ``c2st_column_auc`` of the most telling columns."""
         reason = self._obstacle(comparison)
         if reason is not None:
-            return [skipped(metric, "fidelity", reason) for metric in ("c2st_auc", "c2st_excess")]
+            return [skipped(metric, "fidelity", reason) for metric in METRICS]
         rows = comparison.equal_rows(self.name, self.rows)
         table = comparison.table
         features = Features.of(table)
@@ -65,6 +75,7 @@ class Detection:
         real = self._scores(train, holdout, folds, features, seed)
         return [
             *_summary(fake, real, len(rows)),
+            _telltale(fake, real, len(rows)),
             *self._columns(comparison, (rows.train, rows.holdout, rows.synthetic), folds),
         ]
 
@@ -145,6 +156,28 @@ def _summary(fake: list[Scored], real: list[Scored], n: int) -> list[Score]:
             minimum_detectable=min(1.0, _POWER * (excess.high - excess.low) / 2),
         ),
     ]
+
+
+def _telltale(fake: list[Scored], real: list[Scored], n: int) -> Score:
+    """Share of synthetic rows that the trees call synthetic with p > 0.9, less that of train rows.
+
+    An AUC averages: a few rows that are certainly synthetic hide among many that could be real.
+    """
+    given, usual = (
+        int(sum((positive > _SURE_LOGIT).sum() for positive, _ in scored))
+        for scored in (fake, real)
+    )
+    excess = two_proportion_difference(given, n, usual, n)
+    return Score(
+        metric="c2st_telltale",
+        dimension="fidelity",
+        value=excess.value,
+        low=excess.low,
+        high=excess.high,
+        reference=0.0,
+        n=n,
+        minimum_detectable=minimum_detectable_difference(max(usual, 1) / n, n, n),
+    )
 
 
 def _auc_score(metric: str, subject: str, area: Estimate, reference: float, n: int) -> Score:

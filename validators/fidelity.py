@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -412,6 +412,46 @@ def real_distances(
         split = one @ noise.split[:half] + other @ noise.split[half:]
         found.append((raw, 0.5 * np.abs(split).sum(axis=0) / len(train)))
     return found
+
+
+class SplitTest(NamedTuple):
+    """Distances of all columns with intervals that hold together, each of shape (D,).
+
+    Attributes:
+        values: debiased distances.
+        lows, highs: their ends.
+        detectable: the distance that the test of the column finds with probability 80 %.
+    """
+
+    values: np.ndarray
+    lows: np.ndarray
+    highs: np.ndarray
+    detectable: np.ndarray
+
+
+def split_test(measured: list[tuple[float, np.ndarray]], n: int, significance: float) -> SplitTest:
+    """Whether a random split of the same rows would show distances as large as these.
+
+    One quantile of the largest distance, in units of its own spread over random splits, serves all
+    columns (a max-statistic, see ``statistics.max_statistic_quantile``), so that a column of many
+    cells does not hide one of few.
+
+    Args:
+        measured: what ``real_distances`` gives.
+        n: rows of each side.
+        significance: how often the largest low end may be above zero by chance.
+    """
+    raw, splits = np.array([r for r, _ in measured]), np.array([s for _, s in measured])
+    middle = splits.mean(axis=1)
+    spread = np.maximum(splits.std(axis=1, ddof=1), 1 / n)
+    largest = ((splits - middle[:, None]) / spread[:, None]).max(axis=0)
+    quantile = float(np.quantile(largest, 1 - significance))
+    values, lows, highs = (
+        np.asarray(signed_root(np.maximum(0.0, raw + step * quantile * spread) ** 2 - middle**2))
+        for step in (0, -1, 1)
+    )
+    power = (middle + (quantile + 0.84) * spread) ** 2 - middle**2
+    return SplitTest(values, lows, highs, np.asarray(signed_root(power)))
 
 
 def mean_distance(metric: str, distances: list[Distance], n: int, level: float = 0.95) -> Score:

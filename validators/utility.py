@@ -2,17 +2,20 @@
 
 Train on synthetic, test on real (TSTR) beside train on real, test on real (TRTR), on one holdout
 that neither has seen: C. Esteban et al. (2017), arXiv 1706.02633. What counts is the share of the
-lift over a constant guess that is kept. The intervals speak of new holdout rows and seeds; the
-training samples are what they are, as it is these rows that would be published.
+lift over a constant guess that is kept. One target can be learned well by luck or by design, so
+every column is a target in turn, too (global utility: TabStruct, arXiv 2509.11950). The intervals
+speak of new holdout rows and seeds; the training samples are what they are, as it is these rows
+that would be published.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 
@@ -24,9 +27,14 @@ from .comparison import Comparison
 from .features import Features
 from .statistics import auc_components, percentiles
 
-METRICS = ("tstr", "trtr", "utility_retention")
+METRICS = ("tstr", "trtr", "utility_retention", "utility_global")
 _MIN_ROWS = 20
 _MIN_CLASS = 5
+_WORST = 5
+_NO_SKILL = (
+    "not applicable: a model trained on real rows is no better than a constant guess, so there is "
+    "no skill to keep"
+)
 # Beyond these a retention says "lost" or "more than real"; the ratio itself is unbounded.
 _RANGE = (-1.0, 2.0)
 
@@ -43,6 +51,9 @@ class Utility:
         targets: without a declared target, so many of the best predictable columns are targets.
         iterations: trees of a boosted model.
         draws: bootstrap samples of the holdout rows and of the seeds.
+        global_rows: at most so many rows train a model where every column is a target.
+        global_columns: so many columns at most, random ones of a wider table.
+        global_iterations: trees of their boosted models.
     """
 
     rows: int = 16_000
@@ -50,31 +61,42 @@ class Utility:
     targets: int = 5
     iterations: int = 50
     draws: int = 1000
+    global_rows: int = 4_000
+    global_columns: int = 20
+    global_iterations: int = 20
 
     name: ClassVar[str] = "utility"
     modality: ClassVar[Literal["table", "image"]] = "table"
 
     def __call__(self, comparison: Comparison) -> list[Score]:
-        """``tstr`` and ``trtr`` per target, and ``utility_retention`` of all of them."""
+        """``METRICS``: skills per target, retention of all, and with every column as target."""
         reason = _obstacle(comparison)
         if reason is not None:
             return [skipped(metric, "utility", reason) for metric in METRICS]
         rows = _rows(comparison, self.rows)
+        whole = self._global(comparison, rows)
         positions = self._targets(comparison, rows)
         results = [self._result(comparison, rows, position) for position in positions]
         measured = [result for result in results if result is not None and result.lifts]
         if not measured:
-            return [
-                skipped(
-                    metric,
-                    "utility",
-                    "not applicable: a model trained on real rows is no better than a constant "
-                    "guess, so there is no skill to keep",
-                )
-                for metric in METRICS
-            ]
+            return [*(skipped(metric, "utility", _NO_SKILL) for metric in METRICS[:3]), *whole]
         each = [score for result in measured for score in result.scores()]
-        return [*each, *_retentions(measured)]
+        return [*each, *_retentions(measured, METRICS[2]), *whole]
+
+    def _global(self, comparison: Comparison, rows: _Rows) -> list[Score]:
+        """Retention with every column as the target in turn: the mean, and the worst columns."""
+        quick = replace(
+            self, iterations=self.global_iterations, draws=max(self.draws // 4, 50), seeds=1
+        )
+        few = rows.first(self.global_rows)
+        count = len(comparison.table.columns)
+        chosen = comparison.rng(f"{self.name}/columns").permutation(count)[: self.global_columns]
+        results = [quick._result(comparison, few, int(position)) for position in sorted(chosen)]
+        measured = [result for result in results if result is not None and result.lifts]
+        if not measured:
+            return [skipped(METRICS[3], "utility", _NO_SKILL)]
+        whole, *each = _retentions(measured, METRICS[3])
+        return [whole, *sorted(each, key=lambda score: score.value or 0.0)[:_WORST]]
 
     def _targets(self, comparison: Comparison, rows: _Rows) -> list[int]:
         table, (_, _, _, schema) = comparison.table, comparison.frames()
@@ -117,6 +139,65 @@ class Utility:
         )
 
 
+def uplift(comparison: Comparison, settings: Utility | None = None) -> Score:
+    """What synthetic rows add to the real ones: skill of models that learn both, less of real ones.
+
+    Both kinds of models are tested on the holdout, with the same parts of the real rows and the
+    same seeds, so that their difference is paired; the interval is a bootstrap of holdout rows and
+    seeds.
+
+    Args:
+        comparison: the synthetic rows to be added, beside train and holdout.
+        settings: how many rows, seeds, trees and draws.
+    """
+    made = settings or Utility()
+    train, _, synthetic, schema = comparison.frames()
+    reason = _obstacle(comparison)
+    if reason is None and schema.target is None:
+        reason = "not applicable: no target is declared, so there is nothing to predict"
+    if reason is not None or schema.target is None:
+        return skipped("uplift", "utility", reason or "")
+    both = replace(comparison, synthetic=pd.concat([train, synthetic], ignore_index=True))
+    table = both.coarse
+    position = table.position(schema.target)
+    task, tested = _task(both, position), table.holdout
+    if not task.testable(tested):
+        return skipped("uplift", "utility", "the holdout has too few rows of two outcomes")
+    skills: dict[str, list[_Skill]] = {"both": [], "real": []}
+    for repeat in range(made.seeds):
+        rng = both.rng(f"uplift/{repeat}")
+        real = np.sort(rng.permutation(len(train))[: min(made.rows, 4 * len(train) // 5)])
+        added = rng.permutation(len(synthetic))[: made.rows] + len(train)
+        seed = derive_seed(both.seed, "uplift", repeat) % 2**32
+        for source, rows in (("both", np.concatenate([real, np.sort(added)])), ("real", real)):
+            learn = table.synthetic.take(rows)
+            skills[source].append(task.skill(learn, tested, made.iterations, seed))
+    result = _Result.of(
+        schema.target,
+        task,
+        skills["both"],
+        skills["real"],
+        len(synthetic),
+        made.draws,
+        both.rng("uplift/bootstrap"),
+    )
+    low, high = percentiles(result.draws[:, 0] - result.draws[:, 1])
+    value = result.tstr - result.trtr
+    return Score(
+        metric="uplift",
+        dimension="utility",
+        subject=schema.target,
+        value=value,
+        low=min(low, value),
+        high=max(high, value),
+        reference=0.0,
+        unit=task.unit,
+        n=len(synthetic),
+        minimum_detectable=2.487 / 1.96 * (high - low) / 2,
+        higher_is_better=True,
+    )
+
+
 @dataclass(frozen=True)
 class _Rows:
     """Row numbers: equally many of train and synthetic, and those of the holdout."""
@@ -124,6 +205,10 @@ class _Rows:
     train: np.ndarray
     synthetic: np.ndarray
     holdout: np.ndarray
+
+    def first(self, limit: int) -> _Rows:
+        """At most so many of each: a random sample, for the row numbers are shuffled."""
+        return _Rows(self.train[:limit], self.synthetic[:limit], self.holdout[:limit])
 
 
 @dataclass(frozen=True)
@@ -173,6 +258,8 @@ class _Task:
 
     def testable(self, holdout: TableView) -> bool:
         """Whether the holdout can tell skill from none."""
+        if not self.classes and self.position not in self.table.number_columns:
+            return False  # a column of levels that has none
         target = self.target(self.known(holdout))
         if len(target) < _MIN_ROWS:
             return False
@@ -324,22 +411,23 @@ class _Result:
         return scores
 
 
-def _retentions(results: Sequence[_Result]) -> list[Score]:
+def _retentions(results: Sequence[_Result], metric: str) -> list[Score]:
     """Retention of all targets together, and of each where there are several."""
     draws = np.mean([result.retention_draws for result in results], axis=0)
     mean = float(np.mean([result.retention for result in results]))
-    scores = [_retention_score("all", mean, draws, results[0].n)]
+    scores = [_retention_score(metric, "all", mean, draws, results[0].n)]
     if len(results) > 1:
         scores += [
-            _retention_score(r.subject, r.retention, r.retention_draws, r.n) for r in results
+            _retention_score(metric, r.subject, r.retention, r.retention_draws, r.n)
+            for r in results
         ]
     return scores
 
 
-def _retention_score(subject: str, value: float, draws: np.ndarray, n: int) -> Score:
+def _retention_score(metric: str, subject: str, value: float, draws: np.ndarray, n: int) -> Score:
     low, high = percentiles(draws)
     return Score(
-        metric="utility_retention",
+        metric=metric,
         dimension="utility",
         subject=subject,
         value=value,

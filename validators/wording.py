@@ -45,6 +45,8 @@ METRICS: dict[str, str] = {
     "subgroup_auc_loss_worst": "AUC lost in a group, worst group",
     "c2st_excess": "Detection by a classifier, over real data",
     "utility_retention": "Skill kept by models trained on synthetic data",
+    "utility_global": "Skill kept with every column as the target",
+    "c2st_telltale": "Rows that a classifier is sure about, over real data",
     "tstr_gap": "Accuracy lost by training on synthetic data",
     "coverage_ratio": "Coverage of the real data's regions",
     "density_ratio": "Rows that lie among real rows",

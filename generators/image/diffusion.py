@@ -1,82 +1,64 @@
 """Images by diffusion: a small EDM, trained in minutes on two cores or one GPU.
 
 Sources: preconditioning, noise distribution and noise levels after Karras et al. 2022
-(arXiv 2206.00364, "EDM"); learned loss uncertainty and power-function EMA after Karras et al. 2024
-(arXiv 2312.02696, "EDM2"); multistep solver after Zhang & Chen 2023 (arXiv 2204.13902, iPNDM);
-label dropping and guidance after Ho & Salimans 2022 (arXiv 2207.12598).
+(arXiv 2206.00364, "EDM"); label dropping and guidance after Ho & Salimans 2022 (arXiv 2207.12598);
+translation by the source's channels as further input after Saharia et al. 2021 (arXiv 2111.05826).
+The mathematics are in ``edm``, the training in ``trainer``, the edits in ``editing``.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..base import (
     Block,
     DataError,
+    Editable,
     ExampleLoss,
+    Labelled,
     Modality,
     OnProgress,
     ParameterError,
     Progress,
     Resumable,
-    TrainingError,
+    SchemaError,
     check_images,
     derive_seed,
 )
-from ..checkpoint import Parts
+from ..ranks import Ranks, helpers
 from ..schema import Images, ImageSchema
 from ..training import (
-    EMA,
-    build,
+    fast_bfloat16,
     load_module_arrays,
     module_arrays,
     resolve_device,
-    run_steps,
     steps_for_minutes,
     torch_generator,
-    warmup_cosine,
 )
-from .networks import NetworkPlan, ResMLP, Uncertainty, UNet, make_network, plan_network
+from .editing import Projection, keep_outside, keep_pooled, restore
+from .edm import Denoiser, denoise, denoising_loss, ipndm, level_of, noise_levels
+from .networks import NetworkPlan, plan_network
+from .pixels import PixelScale
+from .trainer import Course, Examples, Trainer, inner_split, new_network
 
-Network = ResMLP | UNet
-Denoiser = Callable[[torch.Tensor, float], torch.Tensor]
-
-SIGMA_DATA = 0.5
-SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
 BEST_EVALUATIONS = 35
-EMA_WIDTHS = (0.05, 0.10)
 AUDIT_LEVELS = (0.1, 0.3, 1.0)
 _AUDIT_DRAWS = 3
-_EMA_STRIDE = 4
-# Evaluations of a run, and the fewest steps between two of them.
-_EVALUATIONS = 16
-_STRETCH = 20
-# What a trainer's checkpoint holds besides its networks, averages and random numbers.
-_TRAINER_STATE = ("order", "slow_down", "history", "validation", "chosen", "lowest", "kept")
-_VALIDATION_SHARE = 0.08
-_VALIDATION_DRAWS = 1024
-# A run stops when this share of its steps has brought no lower held-out loss: from there on the
-# network learns its images by heart.
-_PATIENCE = 0.35
-_ROLLBACKS = 3
-# Samples of a set with this few grey values are moved to those values.
-_MAX_LEVELS = 64
-# Adams-Bashforth weights by the number of slopes known, latest first.
-_ADAMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12)}
+# Levels and rounds on each of them when an image is completed.
+_RESTORE = {"fast": (25, 6), "best": (35, 10)}
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+_COMPILE_MINUTES = 5.0
+"""Kernels are compiled for a GPU from this budget on; on a CPU 100 s of compiling bring nothing."""
 
 
 @dataclass(kw_only=True)
-class Diffusion(Resumable, ExampleLoss):
+class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
     """A class-conditional diffusion model of images.
 
     From 8 pixels a side it is a U-Net, below a residual MLP. A share of the training images is
@@ -101,9 +83,19 @@ class Diffusion(Resumable, ExampleLoss):
         depth: residual blocks (per resolution in a U-Net); None: chosen by image size and device.
         dropout: share of features dropped in training.
         label_drop: share of training images shown without their class.
+        augment: ``hflip`` mirrors half of the training images, left to right: declare it only
+            where a mirrored image is as good (no digits, no text, no organs).
+        source_channels: the last so many channels of each training image are given and not made:
+            ``translate`` makes the others from them. 0 is off.
         guidance: 0 samples the learned distribution; more gives clearer and less diverse images.
         nfe: network evaluations per image with ``quality="fast"``.
         quality: ``fast`` takes ``nfe`` evaluations per image, ``best`` takes 35.
+        precision: ``bfloat16`` computes products in half the bits, ``float32`` does not; ``auto``
+            is bfloat16 where the processor has instructions for it.
+        compiled: whether torch.compile makes the kernels of the training; None: on a GPU, from a
+            budget of five minutes on.
+        processes: of the training, on this machine: each takes a share of every batch, and a GPU
+            of its own where there are GPUs. Under ``torchrun`` its processes are taken instead.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Fitted attributes: ``steps_``; ``loss_history_`` (step, training loss) and
@@ -120,9 +112,14 @@ class Diffusion(Resumable, ExampleLoss):
     depth: int | None = None
     dropout: float = 0.1
     label_drop: float = 0.1
+    augment: Literal["none", "hflip"] = "none"
+    source_channels: int = 0
     guidance: float = 0.0
     nfe: int = 10
     quality: Literal["fast", "best"] = "fast"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compiled: bool | None = None
+    processes: int = 1
     device: str = "auto"
 
     name: ClassVar[str] = "diffusion"
@@ -131,7 +128,7 @@ class Diffusion(Resumable, ExampleLoss):
     rows_per_block: ClassVar[int] = 1024
 
     def __post_init__(self) -> None:
-        for field in ("steps", "batch_size", "width", "depth", "nfe"):
+        for field in ("steps", "batch_size", "width", "depth", "nfe", "processes"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ParameterError(f"{field} must be at least 1, got {value}; raise it")
@@ -141,31 +138,63 @@ class Diffusion(Resumable, ExampleLoss):
         for field in ("dropout", "label_drop"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise ParameterError(f"{field} must lie in [0, 1), got {getattr(self, field)}")
-        if self.guidance < 0.0:
-            raise ParameterError(f"guidance must be at least 0, got {self.guidance}; 0 is off")
-        if self.quality not in ("fast", "best"):
-            raise ParameterError(f"quality must be 'fast' or 'best', got {self.quality!r}")
+        for field in ("guidance", "source_channels"):
+            if getattr(self, field) < 0:
+                raise ParameterError(
+                    f"{field} must be at least 0, got {getattr(self, field)}; 0 is off"
+                )
+        choices = {
+            "quality": ("fast", "best"),
+            "augment": ("none", "hflip"),
+            "precision": ("auto", "float32", "bfloat16"),
+        }
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise ParameterError(
+                    f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}"
+                )
         if self.width is not None and self.width % 8:
             raise ParameterError(f"width must be a multiple of 8, got {self.width}")
 
     def _fit(self, data: Images, schema: ImageSchema, progress: OnProgress) -> None:
+        if self.source_channels >= schema.channels:
+            raise ParameterError(
+                f"source_channels must leave channels to make, it is {self.source_channels} of "
+                f"{schema.channels}; put the source behind the target"
+            )
         counts = class_counts(data.labels, len(schema.classes))
-        device = resolve_device(self.device)
-        self.shape_ = (schema.height, schema.width, schema.channels)
+        with helpers(self, data, schema, self.processes):
+            self._train(data, schema, counts, progress)
+
+    def _train(
+        self, data: Images, schema: ImageSchema, counts: np.ndarray, progress: OnProgress
+    ) -> None:
+        ranks = Ranks.current()
+        device = ranks.device(resolve_device(self.device))
+        made = schema.channels - self.source_channels
+        self.shape_ = (schema.height, schema.width, made)
         self.plan_ = self._plan(len(schema.classes), device)
-        self.scale_ = PixelScale.fit(data.pixels)
+        self.scale_ = PixelScale.fit(data.pixels[..., :made])
+        self.source_scale_ = (
+            PixelScale.fit(data.pixels[..., made:]) if self.source_channels else None
+        )
         self.frequencies_ = counts / counts.sum()
         padded = self.scale_.pad(data.pixels, self.plan_)
         train, held_out = inner_split(data.labels, derive_seed(self.name, self.seed, "split"))
-        pixels = torch.from_numpy(padded).to(device)
-        labels = torch.from_numpy(data.labels.astype(np.int64)).to(device)
-        split = pixels[train], labels[train], pixels[held_out], labels[held_out]
+        whole = Examples(
+            torch.from_numpy(padded).to(device),
+            torch.from_numpy(data.labels.astype(np.int64)).to(device),
+            self.scale_,
+            self.source_scale_,
+        )
+        parts = whole.take(torch.from_numpy(train)), whole.take(torch.from_numpy(held_out))
+        course = self._course(len(train), device)
         # What an interrupted run has timed stands.
         begun = self.checkpoint.facts() if self.checkpoint is not None else None
         timed = int(begun["total"]) if begun is not None else None
-        self.steps_ = self.steps or timed or self._steps_for_budget(device, split)
-        trainer = _Trainer(self, device, split, self.steps_)
-        trainer.run(progress)
+        self.steps_ = self.steps or timed or self._steps_for_budget(course, parts, ranks)
+        trainer = Trainer(replace(course, total=self.steps_), *parts, ranks)
+        trainer.run(progress, self.checkpoint)
         self.loss_history_ = trainer.history
         self.validation_history_ = trainer.validation
         self.chosen_ = trainer.chosen
@@ -173,7 +202,7 @@ class Diffusion(Resumable, ExampleLoss):
         self.network_ = trainer.best()
 
     def _plan(self, classes: int, device: torch.device) -> NetworkPlan:
-        return plan_network(
+        plan = plan_network(
             self.shape_,
             classes,
             features=self.width,
@@ -181,52 +210,52 @@ class Diffusion(Resumable, ExampleLoss):
             dropout=self.dropout,
             accelerated=device.type == "cuda",
         )
+        half = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(device))
+        return replace(plan, half=half, given=self.source_channels)
 
-    def _steps_for_budget(self, device: torch.device, split: _Split) -> int:
-        trial = _Trainer(self, device, split, 1_000_000)
+    def _course(self, images: int, device: torch.device) -> Course:
+        """The training, of a length that no run reaches."""
+        worth = (
+            device.type == "cuda" and self.steps is None and self.max_minutes >= _COMPILE_MINUTES
+        )
+        return Course(
+            name=self.name,
+            seed=self.seed,
+            plan=self.plan_,
+            batch=self.batch_size or automatic_batch_size(images, device),
+            learning_rate=self.learning_rate,
+            label_drop=self.label_drop,
+            flips=self.augment == "hflip",
+            compiled=worth if self.compiled is None else self.compiled,
+            total=1_000_000,
+        )
+
+    def _steps_for_budget(
+        self, course: Course, parts: tuple[Examples, Examples], ranks: Ranks
+    ) -> int:
+        trial = Trainer(course, *parts, ranks.alone())
         # A tenth is left for the evaluations.
         seconds = min(3.0, 20.0 * self.max_minutes)
-        return steps_for_minutes(trial.step, 0.9 * self.max_minutes, seconds=seconds)
+        steps = steps_for_minutes(trial.step, 0.9 * self.max_minutes, seconds=seconds)
+        return ranks.least(steps, trial.device)
 
     def _sample_block(self, block: Block) -> Images:
-        device = next(self.network_.parameters()).device
-        batch = self._micro_batch(device)
-        whole = -(-block.size // batch) * batch
-        height, width, _ = self.shape_
-        labels = spread_labels(whole, self.frequencies_, block.rng().random())
-        parts = []
-        # Always whole batches of one size: an image must not depend on its neighbours' number.
-        for start in range(0, whole, batch):
-            x = self._noise(block, start, batch).to(device)
-            classes = torch.from_numpy(labels[start : start + batch]).to(device)
-            parts.append(self.scale_.decode(self._denoise(x, classes), height, width))
-        return Images(np.concatenate(parts)[: block.size], labels[: block.size])
+        labels = spread_labels(block.size, self.frequencies_, block.rng().random())
+        return self._images(block, labels)
 
-    def _micro_batch(self, device: torch.device) -> int:
-        if device.type == "cuda":
-            return 1024
-        return 256 if self.plan_.kind == "mlp" else 64
+    def _images(self, block: Block, labels: np.ndarray) -> Images:
+        if self.source_channels:
+            raise ParameterError(
+                "a model of image pairs makes images from given ones and has none of its own; "
+                "use translate (likeness edit --translate)"
+            )
 
-    def _noise(self, block: Block, start: int, count: int) -> torch.Tensor:
-        shape = (self.plan_.channels, self.plan_.height, self.plan_.width)
-        seeds = range(start, start + count)
-        drawn = [torch.randn(shape, generator=torch_generator("cpu", block.seed, i)) for i in seeds]
-        return torch.stack(drawn)
+        def work(batch: _Batch) -> torch.Tensor:
+            denoiser = self._denoiser(batch)
+            levels = noise_levels(self.evaluations + 1)
+            return ipndm(denoiser, batch.noise() * levels[0], levels)
 
-    @torch.no_grad()
-    def _denoise(self, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        unknown = torch.full_like(labels, self.plan_.classes)
-
-        def denoiser(x: torch.Tensor, sigma: float) -> torch.Tensor:
-            sigmas = torch.full((len(x),), sigma, device=x.device)
-            given = denoise(self.network_, x, sigmas, labels)
-            if self.guidance == 0.0:
-                return given
-            free = denoise(self.network_, x, sigmas, unknown)
-            return given + self.guidance * (given - free)
-
-        evaluations = BEST_EVALUATIONS if self.quality == "best" else self.nfe
-        return ipndm(denoiser, noise, noise_levels(evaluations + 1))
+        return self._in_batches(block, labels, work)
 
     @torch.no_grad()
     def example_losses(self, data: Images, *, seed: int) -> np.ndarray:
@@ -250,19 +279,234 @@ class Diffusion(Resumable, ExampleLoss):
     def _losses(self, data: Images, noise: torch.Tensor, sigma: float) -> np.ndarray:
         parts = []
         for start in range(0, len(data), 256):
-            padded = self.scale_.pad(data.pixels[start : start + 256], self.plan_)
-            clean = self.scale_.encode(torch.from_numpy(padded).to(noise.device))
-            labels = torch.from_numpy(data.labels[start : start + 256]).to(noise.device)
+            rows = slice(start, start + 256)
+            padded = self.scale_.pad(data.pixels[rows], self.plan_)
+            examples = Examples(
+                torch.from_numpy(padded).to(noise.device),
+                torch.from_numpy(data.labels[rows]).to(noise.device),
+                self.scale_,
+                self.source_scale_,
+            )
+            clean = examples.clean
             sigmas = torch.full((len(clean),), sigma, device=noise.device)
-            losses = denoising_loss(self.network_, clean, noise.expand_as(clean), sigmas, labels)
+            losses = denoising_loss(
+                self.network_,
+                clean,
+                noise.expand_as(clean),
+                sigmas,
+                examples.labels,
+                source=examples.source,
+            )
             parts.append(losses.double().cpu().numpy())
         return np.concatenate(parts)
 
+    def inpaint(
+        self,
+        images: Images,
+        mask: np.ndarray,
+        *,
+        seed: int,
+        progress: OnProgress | None = None,
+    ) -> Images:
+        """See ``Editable.inpaint``; by resampling (Lugmayr et al. 2022, arXiv 2201.09865)."""
+        self._check(images, "inpaint")
+        masks = self._masks(mask, len(images))
+
+        def work(batch: _Batch) -> torch.Tensor:
+            pixels, anew = images.pixels[batch.rows], masks[batch.rows]
+            known = self._encode(pixels)
+            padded = self.scale_.pad(anew[..., None].astype(np.uint8), self.plan_)
+            where = torch.from_numpy(padded.astype(bool)).to(known.device)
+            return self._restored(batch, keep_outside(known, where))
+
+        made = self._edit(images, seed, progress, work)
+        pixels = np.where(masks[..., None], made.pixels, images.pixels)
+        return Images(pixels, made.labels)
+
+    def vary(
+        self,
+        images: Images,
+        strength: float,
+        *,
+        seed: int,
+        progress: OnProgress | None = None,
+    ) -> Images:
+        """See ``Editable.vary``; by adding noise and removing it (SDEdit, arXiv 2108.01073)."""
+        self._check(images, "vary")
+        if not 0.0 < strength <= 1.0:
+            raise ParameterError(f"strength must lie in (0, 1], got {strength}; try 0.4")
+        levels = noise_levels(self.evaluations + 1, level_of(strength))
+
+        def work(batch: _Batch) -> torch.Tensor:
+            known = self._encode(images.pixels[batch.rows])
+            noisy = known + levels[0] * batch.noise()
+            return ipndm(self._denoiser(batch), noisy, levels)
+
+        return self._edit(images, seed, progress, work)
+
+    def upscale(self, low: Images, *, seed: int, progress: OnProgress | None = None) -> Images:
+        """See ``Editable.upscale``; in the null space (DDNM, arXiv 2212.00490)."""
+        height, width, channels = self.shape_
+        rows, columns, layers = low.pixels.shape[1:]
+        factor = height // max(rows, 1)
+        self._refuse_pairs("upscale")
+        if layers != channels or (rows * factor, columns * factor) != (height, width):
+            raise SchemaError(
+                f"images to be enlarged must have {channels} channels and sides of {height} x "
+                f"{width} divided by one whole number, got {rows} x {columns} with {layers}; "
+                "resize them"
+            )
+
+        def work(batch: _Batch) -> torch.Tensor:
+            device = batch.labels.device
+            small = torch.from_numpy(low.pixels[batch.rows].transpose(0, 3, 1, 2).copy())
+            known = self.scale_.encode(small.to(device))
+            return self._restored(batch, keep_pooled(known, factor, self.scale_.bounds(device)))
+
+        # Grey values of the data alone would not have the averages that are asked for.
+        return self._edit(low, seed, progress, work, snap=False)
+
+    def translate(self, source: Images, *, seed: int, progress: OnProgress | None = None) -> Images:
+        """See ``Editable.translate``."""
+        scale = self.source_scale_
+        if scale is None:
+            raise ParameterError(
+                "a model must have learned image pairs to translate, this one has not; fit it "
+                "with source_channels (likeness fit --paired)"
+            )
+        expected = (*self.shape_[:2], self.source_channels)
+        if source.pixels.shape[1:] != expected:
+            raise SchemaError(
+                f"images to be translated must be {expected} (height, width, channels), got "
+                f"{source.pixels.shape[1:]}; resize or convert them"
+            )
+
+        def work(batch: _Batch) -> torch.Tensor:
+            given = self._encode(source.pixels[batch.rows], scale)
+            levels = noise_levels(self.evaluations + 1)
+            return ipndm(self._denoiser(batch, given), batch.noise() * levels[0], levels)
+
+        return self._edit(source, seed, progress, work)
+
+    def _edit(
+        self,
+        images: Images,
+        seed: int,
+        progress: OnProgress | None,
+        work: Work,
+        *,
+        snap: bool = True,
+    ) -> Images:
+        """What ``work`` makes of each image, block by block."""
+        self._require_fitted()
+        if len(images) and images.labels.max() >= self.plan_.classes:
+            raise DataError(
+                f"labels must be class numbers below {self.plan_.classes}, or -1 where the class "
+                "is not known; some are above"
+            )
+        parts = []
+        for block in self.blocks(len(images), seed):
+            labels = images.labels[block.start : block.start + block.size]
+            parts.append(self._in_batches(block, labels, work, snap=snap))
+            if progress is not None:
+                progress(Progress("edit", block.start + block.size, len(images), 0.0))
+        pixels = [part.pixels for part in parts] or [np.zeros((0, *self.shape_), np.uint8)]
+        return Images(np.concatenate(pixels), images.labels.copy())
+
+    @torch.no_grad()
+    def _in_batches(
+        self, block: Block, labels: np.ndarray, work: Work, *, snap: bool = True
+    ) -> Images:
+        """The images that ``work`` makes with these labels; -1 stands for no class.
+
+        Always in whole batches of one size: an image must not depend on its neighbours' number.
+        """
+        device = next(self.network_.parameters()).device
+        size = self._micro_batch(device)
+        height, width, _ = self.shape_
+        shape = (self.plan_.channels, self.plan_.height, self.plan_.width)
+        known = np.where(labels < 0, self.plan_.classes, labels).astype(np.int64)
+        parts = []
+        for start in range(0, block.size, size):
+            numbers = np.arange(start, start + size)
+            within = np.minimum(numbers, block.size - 1)
+            seeds = [torch_generator("cpu", block.seed, int(number)) for number in numbers]
+            batch = _Batch(
+                rows=block.start + within,
+                labels=torch.from_numpy(known[within]).to(device),
+                noise=lambda seeds=seeds: torch.stack(  # type: ignore[misc]
+                    [torch.randn(shape, generator=seed) for seed in seeds]
+                ).to(device),
+            )
+            parts.append(self.scale_.decode(work(batch), height, width, snap=snap))
+        return Images(np.concatenate(parts)[: block.size], labels.copy())
+
+    def _micro_batch(self, device: torch.device) -> int:
+        if device.type == "cuda":
+            return 1024
+        return 256 if self.plan_.kind == "mlp" else 64
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations that an image of a sample takes (NFE)."""
+        return BEST_EVALUATIONS if self.quality == "best" else self.nfe
+
+    def _denoiser(self, batch: _Batch, source: torch.Tensor | None = None) -> Denoiser:
+        unknown = torch.full_like(batch.labels, self.plan_.classes)
+
+        def denoiser(x: torch.Tensor, sigma: float) -> torch.Tensor:
+            sigmas = torch.full((len(x),), sigma, device=x.device)
+            given = denoise(self.network_, x, sigmas, batch.labels, source)
+            if self.guidance == 0.0:
+                return given
+            free = denoise(self.network_, x, sigmas, unknown, source)
+            return given + self.guidance * (given - free)
+
+        return denoiser
+
+    def _restored(self, batch: _Batch, project: Projection) -> torch.Tensor:
+        levels, rounds = _RESTORE[self.quality]
+        denoiser = self._denoiser(batch)
+        return restore(denoiser, project, batch.noise, levels, rounds)
+
+    def _encode(self, pixels: np.ndarray, scale: PixelScale | None = None) -> torch.Tensor:
+        """Pixels (N, H, W, C) as the network takes them."""
+        used = scale or self.scale_
+        device = next(self.network_.parameters()).device
+        return used.encode(torch.from_numpy(used.pad(pixels, self.plan_)).to(device))
+
+    def _check(self, images: Images, edit: str) -> None:
+        self._require_fitted()
+        self._refuse_pairs(edit)
+        if images.pixels.shape[1:] != self.shape_:
+            raise SchemaError(
+                f"images to {edit} must be {self.shape_} (height, width, channels) as those the "
+                f"model has learned, got {images.pixels.shape[1:]}; resize or convert them"
+            )
+
+    def _refuse_pairs(self, edit: str) -> None:
+        if self.source_channels:
+            raise ParameterError(
+                f"a model of image pairs can translate, not {edit}; fit one without pairs"
+            )
+
+    def _masks(self, mask: np.ndarray, count: int) -> np.ndarray:
+        shape = self.shape_[:2]
+        if mask.dtype != np.bool_ or mask.shape not in (shape, (count, *shape)):
+            raise SchemaError(
+                f"a mask must be boolean and {shape}, or {(count, *shape)} for a mask an image; "
+                f"got {mask.dtype} and {mask.shape}; resize it"
+            )
+        masks: np.ndarray = np.broadcast_to(mask, (count, *shape))
+        return masks
+
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        source = self.source_scale_
         state = {
             "shape": list(self.shape_),
             "plan": self.plan_.to_json(),
             "scale": self.scale_.to_json(),
+            "source_scale": None if source is None else source.to_json(),
             "frequencies": self.frequencies_.tolist(),
             "steps": self.steps_,
             "chosen": list(self.chosen_),
@@ -277,6 +521,8 @@ class Diffusion(Resumable, ExampleLoss):
         self.shape_ = (int(height), int(width), int(channels))
         self.plan_ = NetworkPlan(**state["plan"])
         self.scale_ = PixelScale(**state["scale"])
+        source = state.get("source_scale")
+        self.source_scale_ = None if source is None else PixelScale(**source)
         self.frequencies_ = np.array(state["frequencies"])
         self.steps_ = int(state["steps"])
         self.chosen_ = (int(state["chosen"][0]), float(state["chosen"][1]))
@@ -284,352 +530,27 @@ class Diffusion(Resumable, ExampleLoss):
         self.loss_history_ = [(int(s), float(v)) for s, v in state["loss_history"]]
         self.validation_history_ = [(int(s), float(v)) for s, v in state["validation_history"]]
         device = resolve_device(self.device)
-        self.network_ = _new_network(self.plan_, device, self.seed).eval().requires_grad_(False)
+        random = torch_generator("cpu", self.name, self.seed, "weights")
+        self.network_ = new_network(self.plan_, device, random).eval().requires_grad_(False)
         load_module_arrays(self.network_, arrays, "network.")
 
 
-_Split = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-
-
 @dataclass(frozen=True)
-class PixelScale:
-    """Bytes to numbers of mean 0 and standard deviation ``SIGMA_DATA``, and back.
-
-    EDM's noise levels are right for data of that deviation: measuring it makes them right for any.
+class _Batch:
+    """Images that are made at once.
 
     Attributes:
-        means: mean of each channel, in grey values.
-        deviation: root mean square distance from them over all channels.
-        values: the grey values that occur, where there are few; else empty.
+        rows: their numbers among all that are asked for, shape (N,); the last one may repeat.
+        labels: class numbers (N,), on the device.
+        noise: standard normal numbers (N, C, H, W); each call goes on, each image has its own.
     """
 
-    means: list[float]
-    deviation: float
-    values: list[int]
-
-    @classmethod
-    def fit(cls, pixels: np.ndarray) -> PixelScale:
-        """The scale of uint8 ``pixels`` (N, H, W, C)."""
-        flat = pixels.reshape(-1, pixels.shape[-1])
-        counts = np.stack([np.bincount(channel, minlength=256) for channel in flat.T])
-        grey = np.arange(256)
-        means = counts @ grey / len(flat)
-        squares = (counts * (grey - means[:, None]) ** 2).sum() / flat.size
-        present = np.flatnonzero(counts.sum(axis=0))
-        values = present.tolist() if len(present) <= _MAX_LEVELS else []
-        return cls(means.tolist(), max(math.sqrt(squares), 1.0), values)
-
-    def pad(self, pixels: np.ndarray, plan: NetworkPlan) -> np.ndarray:
-        """``pixels`` as (N, C, H, W) of the network's size; borders are repeated."""
-        down, right = plan.height - pixels.shape[1], plan.width - pixels.shape[2]
-        padded = np.pad(pixels, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge")
-        return np.ascontiguousarray(padded.transpose(0, 3, 1, 2))
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Float32 of uint8 (N, C, H, W)."""
-        means = torch.tensor(self.means, dtype=torch.float32, device=pixels.device)
-        return (pixels.float() - means[None, :, None, None]) * (SIGMA_DATA / self.deviation)
-
-    def decode(self, x: torch.Tensor, height: int, width: int) -> np.ndarray:
-        """Uint8 (N, height, width, C); inverse of ``encode`` and ``pad``."""
-        means = torch.tensor(self.means, dtype=torch.float32, device=x.device)
-        grey = x * (self.deviation / SIGMA_DATA) + means[None, :, None, None]
-        whole = grey.round().clamp(0.0, 255.0).to(torch.uint8).cpu().numpy()
-        cropped = whole[:, :, :height, :width].transpose(0, 2, 3, 1)
-        if not self.values:
-            return np.ascontiguousarray(cropped)
-        values = np.array(self.values)
-        nearest = np.abs(np.arange(256)[:, None] - values).argmin(axis=1)
-        table: np.ndarray = values[nearest].astype(np.uint8)
-        snapped: np.ndarray = table[cropped]
-        return snapped
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-able dictionary of the fields."""
-        return {"means": self.means, "deviation": self.deviation, "values": self.values}
+    rows: np.ndarray
+    labels: torch.Tensor
+    noise: Callable[[], torch.Tensor]
 
 
-class _Trainer:
-    """One training run: the network, its averages, its random numbers, and what was best."""
-
-    def __init__(self, model: Diffusion, device: torch.device, split: _Split, total: int) -> None:
-        self.model, self.device, self.total = model, device, total
-        self.scale, self.plan = model.scale_, model.plan_
-        self.pixels, self.labels, self.held_pixels, self.held_labels = split
-        self.network = _new_network(self.plan, device, model.seed)
-        self.uncertainty = build(Uncertainty, device, self._random("uncertainty", "cpu"))
-        self.parameters = [*self.network.parameters(), *self.uncertainty.parameters()]
-        self.optimiser = torch.optim.AdamW(
-            self.parameters,
-            lr=model.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=0.01,
-            fused=True,
-        )
-        self.averages = [EMA(self.network, sigma_rel=width) for width in EMA_WIDTHS]
-        self.random = self._random("training", device)
-        self.batch = model.batch_size or automatic_batch_size(len(self.pixels), device)
-        self.order = torch.empty(0, dtype=torch.long, device=device)
-        self.noise_mean, self.noise_deviation = noise_distribution(self.plan)
-        self.slow_down = 1.0
-        self.history: list[tuple[int, float]] = []
-        self.validation: list[tuple[int, float]] = []
-        self.chosen: tuple[int, float] = (total, EMA_WIDTHS[-1])
-        self.lowest = math.inf
-        self.kept: dict[str, torch.Tensor] | None = None
-
-    def _random(self, purpose: str, device: torch.device | str) -> torch.Generator:
-        return torch_generator(device, self.model.name, self.model.seed, purpose)
-
-    def run(self, progress: OnProgress) -> None:
-        """Train in stretches; after each one evaluate, and go back if it diverged."""
-        started = time.monotonic()
-        stretch = max(_STRETCH, math.ceil(self.total / _EVALUATIONS))
-        kept = self.model.checkpoint
-        found = kept.restore(self._parts()) if kept is not None else None
-        done, rollbacks = (found["done"], found["rollbacks"]) if found is not None else (0, 0)
-        first = done
-        saved = self._snapshot()
-        while done < self.total and not self._stale(done):
-            count, base = min(stretch, self.total - done), done
-
-            def report(stage: Progress, base: int = base) -> None:
-                seconds = time.monotonic() - started
-                step = base + stage.step
-                progress(Progress("fit", step, self.total, seconds, stage.loss, first))
-
-            try:
-                losses = run_steps(
-                    lambda index, base=base: self.step(base + index),  # type: ignore[misc]
-                    count,
-                    phase="fit",
-                    progress=report,
-                    log_every=min(50, stretch),
-                )
-            except TrainingError:
-                rollbacks += 1
-                if rollbacks > _ROLLBACKS:
-                    raise
-                self._roll_back(saved)
-                continue
-            done += count
-            self.history += [(base + step, loss) for step, loss in losses]
-            saved = self._snapshot()
-            self._evaluate(done)
-            if kept is not None:
-                facts = {"done": done, "total": self.total, "rollbacks": rollbacks}
-                kept.save(self._parts(), facts)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What changes in training, besides networks, averages and random numbers."""
-        return {name: getattr(self, name) for name in _TRAINER_STATE}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of ``state_dict``."""
-        for name in _TRAINER_STATE:
-            setattr(self, name, state_dict[name])
-        self.order = self.order.to(self.device)
-
-    def _parts(self) -> Parts:
-        averages = {f"average {at}": average for at, average in enumerate(self.averages)}
-        return {
-            "network": self.network,
-            "uncertainty": self.uncertainty,
-            "optimiser": self.optimiser,
-            "random": self.random,
-            "trainer": self,
-            **averages,
-        }
-
-    def step(self, index: int) -> torch.Tensor:
-        """One optimiser step; gives the loss before the learned weighting."""
-        factor = warmup_cosine(index, self.total) * self.slow_down
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.model.learning_rate * factor
-        rows = self._next_rows()
-        clean = self.scale.encode(self.pixels[rows])
-        labels = self._drop_labels(self.labels[rows])
-        sigma = self._noise_levels(len(rows))
-        noise = torch.randn(clean.shape, device=self.device, generator=self.random)
-        loss = denoising_loss(self.network, clean, noise, sigma, labels, self.random)
-        spread = self.uncertainty(sigma.log() / 4.0)
-        weighted = (loss * (-spread).exp() + spread).mean()
-        self.optimiser.zero_grad(set_to_none=True)
-        weighted.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimiser.step()
-        if (index + 1) % _EMA_STRIDE == 0 or index + 1 == self.total:
-            for average in self.averages:
-                average.update(index + 1 - average.steps)
-        return loss.detach().mean()
-
-    def best(self) -> Network:
-        """The averaged network with the lowest held-out loss, in evaluation mode."""
-        network: Network = self.averages[-1].module  # type: ignore[assignment]
-        if self.kept is not None:
-            network.load_state_dict(self.kept)
-        return network
-
-    def gap(self) -> float | None:
-        """Held-out minus training denoising loss of the best network, on equally many images."""
-        if not self.validation:
-            return None
-        count = len(self.held_pixels)
-        network = self.best()
-        seen = self._loss_on(network, self.pixels[:count], self.labels[:count])
-        return self._loss_on(network, self.held_pixels, self.held_labels) - seen
-
-    def _next_rows(self) -> torch.Tensor:
-        while len(self.order) < self.batch:
-            epoch = torch.randperm(len(self.pixels), device=self.device, generator=self.random)
-            self.order = torch.cat([self.order, epoch])
-        rows, self.order = self.order[: self.batch], self.order[self.batch :]
-        return rows
-
-    def _drop_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        draw = torch.rand(labels.shape, device=self.device, generator=self.random)
-        return torch.where(draw < self.model.label_drop, self.plan.classes, labels)
-
-    def _noise_levels(self, count: int) -> torch.Tensor:
-        # One level from each of ``count`` equal parts of the distribution: less variance.
-        part = torch.randperm(count, device=self.device, generator=self.random)
-        draw = torch.rand(count, device=self.device, generator=self.random)
-        return self._level_at((part + draw) / count)
-
-    def _level_at(self, quantile: torch.Tensor) -> torch.Tensor:
-        normal = torch.special.ndtri(quantile.clamp(1e-6, 1.0 - 1e-6))
-        level: torch.Tensor = (self.noise_mean + self.noise_deviation * normal).exp()
-        return level
-
-    def _evaluate(self, done: int) -> None:
-        if len(self.held_pixels) == 0:
-            return
-        losses = [
-            self._loss_on(average.module, self.held_pixels, self.held_labels)
-            for average in self.averages
-        ]
-        at = min(range(len(losses)), key=losses.__getitem__)
-        self.validation.append((done, losses[at]))
-        if losses[at] < self.lowest:
-            self.lowest = losses[at]
-            self.chosen = (done, EMA_WIDTHS[at])
-            state = self.averages[at].module.state_dict()
-            self.kept = {name: tensor.clone() for name, tensor in state.items()}
-
-    @torch.no_grad()
-    def _loss_on(self, network: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> float:
-        """Mean loss over fixed noise at fixed levels: the same for all networks and image sets."""
-        draws = _VALIDATION_DRAWS
-        rows = torch.arange(draws, device=self.device) % len(pixels)
-        random = self._random("validation", self.device)
-        part = torch.randperm(draws, device=self.device, generator=random)
-        sigma = self._level_at((part + 0.5) / draws)
-        total = 0.0
-        for start in range(0, draws, 256):
-            chosen, level = rows[start : start + 256], sigma[start : start + 256]
-            clean = self.scale.encode(pixels[chosen])
-            noise = torch.randn(clean.shape, device=self.device, generator=random)
-            loss = denoising_loss(network, clean, noise, level, labels[chosen])
-            total += float(loss.sum())
-        return total / draws
-
-    def _stale(self, done: int) -> bool:
-        return bool(self.validation) and done - self.chosen[0] > _PATIENCE * self.total
-
-    def _snapshot(self) -> dict[str, Any]:
-        modules = [self.network, self.uncertainty, *(average.module for average in self.averages)]
-        return {
-            "modules": [
-                {name: tensor.clone() for name, tensor in module.state_dict().items()}
-                for module in modules
-            ],
-            "steps": [average.steps for average in self.averages],
-        }
-
-    def _roll_back(self, saved: dict[str, Any]) -> None:
-        modules = [self.network, self.uncertainty, *(average.module for average in self.averages)]
-        for module, state in zip(modules, saved["modules"], strict=True):
-            module.load_state_dict(state)
-        for average, steps in zip(self.averages, saved["steps"], strict=True):
-            average.steps = steps
-        self.optimiser.state.clear()
-        self.slow_down *= 0.5
-
-
-def precondition(
-    sigma: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """c_skip, c_out, c_in and c_noise at ``sigma`` (EDM, table 1)."""
-    squared = sigma**2 + SIGMA_DATA**2
-    root = squared.sqrt()
-    return SIGMA_DATA**2 / squared, sigma * SIGMA_DATA / root, 1.0 / root, sigma.log() / 4.0
-
-
-def denoise(
-    network: nn.Module, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
-    """The expected clean image D(x; sigma), for ``x`` (N, C, H, W) and ``sigma`` (N,)."""
-    skip, out, scale, level = precondition(sigma)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-        raw = network(_wide(scale) * x, level, labels)
-    clean: torch.Tensor = _wide(skip) * x + _wide(out) * raw.float()
-    return clean
-
-
-def denoising_loss(
-    network: nn.Module,
-    clean: torch.Tensor,
-    noise: torch.Tensor,
-    sigma: torch.Tensor,
-    labels: torch.Tensor,
-    random: torch.Generator | None = None,
-) -> torch.Tensor:
-    """EDM's weighted loss per image (N,); with ``random``, with dropout.
-
-    The weight (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 makes it the squared error of the
-    raw network against (clean - c_skip x) / c_out, which has variance 1 at every level.
-    """
-    skip, out, scale, level = precondition(sigma)
-    x = clean + _wide(sigma) * noise
-    target = (clean - _wide(skip) * x) / _wide(out)
-    inputs = (_wide(scale) * x).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-        raw = network(inputs, level, labels, random)
-    loss: torch.Tensor = (raw.float() - target).square().mean(dim=(1, 2, 3))
-    return loss
-
-
-def noise_distribution(plan: NetworkPlan) -> tuple[float, float]:
-    """Mean and standard deviation of ln(sigma) in training; EDM's, EDM2's from 64 pixels on."""
-    return (-1.2, 1.2) if max(plan.height, plan.width) < 64 else (-0.8, 1.6)
-
-
-def noise_levels(count: int) -> list[float]:
-    """``count`` levels from ``SIGMA_MAX`` down to ``SIGMA_MIN`` (EDM, eq. 5)."""
-    top, bottom = SIGMA_MAX ** (1.0 / RHO), SIGMA_MIN ** (1.0 / RHO)
-    last = max(count - 1, 1)
-    return [(top + index / last * (bottom - top)) ** RHO for index in range(count)]
-
-
-def ipndm(denoiser: Denoiser, noise: torch.Tensor, levels: Sequence[float]) -> torch.Tensor:
-    """Solve the probability-flow ODE by a multistep method, one evaluation per step.
-
-    Third order, not fourth: on Gaussian data of deviation 0.02 to 5, where the solution is known,
-    ten evaluations miss the deviation by 2 % at most, those of the fourth order by 3 to 8 %; and
-    35 miss it by 0.9 %, those of Heun's method (EDM, algorithm 1) by 3 to 14 %.
-
-    Args:
-        denoiser: D(x, sigma).
-        noise: standard normal, of the images' shape.
-        levels: sigma from the highest to the lowest; one step between neighbours.
-    """
-    x = noise * levels[0]
-    slopes: list[torch.Tensor] = []
-    for now, then in itertools.pairwise(levels):
-        slopes = [(x - denoiser(x, now)) / now, *slopes[:2]]
-        combined = sum(w * slope for w, slope in zip(_ADAMS[len(slopes)], slopes, strict=True))
-        x = x + (then - now) * combined
-    return x
+Work = Callable[[_Batch], torch.Tensor]
 
 
 def spread_labels(count: int, frequencies: np.ndarray, offset: float) -> np.ndarray:
@@ -643,17 +564,6 @@ def spread_labels(count: int, frequencies: np.ndarray, offset: float) -> np.ndar
     labels: np.ndarray = np.searchsorted(edges, points, side="right").astype(np.int64)
     spread: np.ndarray = np.minimum(labels, np.flatnonzero(frequencies)[-1])
     return spread
-
-
-def inner_split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to train on and to hold back, by class; a small class is all trained on."""
-    rng = np.random.default_rng(seed)
-    held: list[np.ndarray] = []
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        held.append(rows[: int(_VALIDATION_SHARE * len(rows))])
-    held_out = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
 
 def class_counts(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -675,13 +585,3 @@ def automatic_batch_size(images: int, device: torch.device) -> int:
     if device.type == "cpu":
         return 128
     return 512 if images >= 10_000 else 256
-
-
-def _new_network(plan: NetworkPlan, device: torch.device, seed: int) -> Network:
-    random = torch_generator("cpu", Diffusion.name, seed, "weights")
-    network = build(lambda: make_network(plan), device, random)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    return values[:, None, None, None]

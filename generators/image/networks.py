@@ -9,6 +9,7 @@ one there is no dropout.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ class NetworkPlan:
         stem: side of the pixel blocks that the U-Net folds into channels before it starts.
         levels: resolutions of the U-Net.
         dropout: share of features (MLP) or of maps (U-Net) dropped in training.
+        half: whether products and convolutions run in bfloat16 (weights stay float32).
+        given: channels that are input only, behind the others: of the image to be translated.
     """
 
     kind: str
@@ -47,6 +50,8 @@ class NetworkPlan:
     stem: int = 1
     levels: int = 1
     dropout: float = 0.0
+    half: bool = False
+    given: int = 0
 
     @property
     def multiple(self) -> int:
@@ -174,15 +179,17 @@ class ResMLP(nn.Module):
 
     def __init__(self, plan: NetworkPlan) -> None:
         super().__init__()
-        pixels = plan.height * plan.width * plan.channels
+        self.shape = (plan.channels, plan.height, plan.width)
+        pixels, given = math.prod(self.shape), plan.given * plan.height * plan.width
         condition = min(plan.features, 256)
         self.condition = Condition(plan.classes, condition)
-        self.enter = nn.Linear(pixels, plan.features)
+        self.enter = nn.Linear(pixels + given, plan.features)
         self.blocks = nn.ModuleList(
             MLPBlock(plan.features, condition, plan.dropout) for _ in range(plan.depth)
         )
         self.norm = nn.LayerNorm(plan.features)
         self.leave = zero(nn.Linear(plan.features, pixels))
+        self.reduced = plan.half
 
     def forward(
         self,
@@ -191,13 +198,14 @@ class ResMLP(nn.Module):
         labels: torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """The raw output for noisy images ``x`` (N, C, H, W)."""
-        condition = self.condition(noise, labels)
-        hidden = self.enter(x.flatten(1))
-        for block in self.blocks:
-            hidden = block(hidden, condition, generator)
-        out: torch.Tensor = self.leave(F.silu(self.norm(hidden)))
-        return out.reshape(x.shape)
+        """The raw output (N, C, H, W) for noisy images ``x`` (N, C + given, H, W)."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.reduced):
+            condition = self.condition(noise, labels)
+            hidden = self.enter(x.flatten(1))
+            for block in self.blocks:
+                hidden = block(hidden, condition, generator)
+            out: torch.Tensor = self.leave(F.silu(self.norm(hidden)))
+        return out.reshape(len(x), *self.shape)
 
 
 class ConvBlock(nn.Module):
@@ -239,7 +247,12 @@ class Attention(nn.Module):
         count, features, height, width = x.shape
         split = (count, 3, self.heads, features // self.heads, height * width)
         query, key, value = self.enter(self.norm(x)).reshape(split).transpose(3, 4).unbind(1)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        if x.device.type == "cpu":
+            # In bfloat16 its backward pass takes six times as long there.
+            with torch.autocast("cpu", enabled=False):
+                mixed = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value)
         out: torch.Tensor = x + self.leave(mixed.transpose(2, 3).reshape(x.shape))
         return out
 
@@ -249,12 +262,12 @@ class UNet(nn.Module):
 
     def __init__(self, plan: NetworkPlan) -> None:
         super().__init__()
-        self.stem = plan.stem
-        folded = plan.channels * plan.stem**2
+        self.stem, self.reduced = plan.stem, plan.half
+        folded, given = plan.channels * plan.stem**2, plan.given * plan.stem**2
         widths = [plan.features * (1 if level == 0 else 2) for level in range(plan.levels)]
         condition = 2 * plan.features
         self.condition = Condition(plan.classes, condition)
-        self.enter = nn.Conv2d(folded, widths[0], 3, padding=1)
+        self.enter = nn.Conv2d(folded + given, widths[0], 3, padding=1)
 
         def block(before: int, after: int) -> ConvBlock:
             return ConvBlock(before, after, condition, plan.dropout)
@@ -283,7 +296,17 @@ class UNet(nn.Module):
         labels: torch.Tensor,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """The raw output for noisy images ``x`` (N, C, H, W)."""
+        """The raw output (N, C, H, W) for noisy images ``x`` (N, C + given, H, W)."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.reduced):
+            return self._forward(x, noise, labels, generator)
+
+    def _forward(
+        self,
+        x: torch.Tensor,
+        noise: torch.Tensor,
+        labels: torch.Tensor,
+        generator: torch.Generator | None,
+    ) -> torch.Tensor:
         condition = self.condition(noise, labels)
         hidden = self.enter(F.pixel_unshuffle(x, self.stem))
         skips = []
@@ -304,10 +327,21 @@ class UNet(nn.Module):
         return F.pixel_shuffle(out, self.stem)
 
 
-def norm(features: int) -> nn.GroupNorm:
+class Norm(nn.GroupNorm):
+    """Group norm in float32: in bfloat16 it takes three times as long on a CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` (N, features, H, W) of mean 0 and variance 1 in each group; float32."""
+        return super().forward(x.float())
+
+
+Network = ResMLP | UNet
+
+
+def norm(features: int) -> Norm:
     """Group norm over groups of at least 8 features."""
     divisors = (groups for groups in (8, 4, 2) if features % (8 * groups) == 0)
-    return nn.GroupNorm(next(divisors, 1), features)
+    return Norm(next(divisors, 1), features)
 
 
 def zero(layer: nn.Linear | nn.Conv2d) -> nn.Module:

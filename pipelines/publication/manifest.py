@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -199,13 +199,18 @@ class Manifest(Facts):
         return cls.model_validate_json(data)
 
 
-def columns_of(schema: Schema) -> tuple[ColumnInfo, ...]:
-    """The declared columns of what ``to_arrow`` makes of ``schema``, without any value of them."""
+def columns_of(schema: Schema, names: Sequence[str] = ()) -> tuple[ColumnInfo, ...]:
+    """The declared columns of what ``to_arrow`` makes of ``schema``, without any value of them.
+
+    Args:
+        schema: of the data.
+        names: columns of the published files, which tell whether images have their origin.
+    """
     from .digest import logical_type
     from .parquet import arrow_type
 
     if isinstance(schema, ImageSchema):
-        return _image_columns(schema)
+        return _image_columns(schema, with_origin="seed" in names)
     roles = dict.fromkeys(schema.protected, "protected") | {schema.target: "target"}
     return tuple(
         ColumnInfo(
@@ -220,7 +225,7 @@ def columns_of(schema: Schema) -> tuple[ColumnInfo, ...]:
     )
 
 
-def _image_columns(schema: ImageSchema) -> tuple[ColumnInfo, ...]:
+def _image_columns(schema: ImageSchema, *, with_origin: bool) -> tuple[ColumnInfo, ...]:
     size = f"{schema.height} × {schema.width} pixels, {schema.channels} channel(s), PNG"
     columns = [ColumnInfo(name="id", kind="id", type="int64", description="number of the image")]
     if schema.labelled:
@@ -232,6 +237,14 @@ def _image_columns(schema: ImageSchema) -> tuple[ColumnInfo, ...]:
             ColumnInfo(
                 name="label_name", kind="categorical", type="string", description="its name"
             ),
+        ]
+    if with_origin:
+        seed = "with the class, what the model makes this image from again"
+        evaluations = "evaluations of the network for this image"
+        columns += [
+            ColumnInfo(name="seed", kind="id", type="int64", description=seed),
+            ColumnInfo(name="nfe", kind="numerical", type="int32", description=evaluations),
+            ColumnInfo(name="model", kind="id", type="string", description="digest of the model"),
         ]
     return (*columns, ColumnInfo(name="image", kind="image", type="image", description=size))
 

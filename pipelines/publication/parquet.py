@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,8 +29,8 @@ from .digest import is_image
 
 ROW_GROUP_ROWS = 122_880
 """DuckDB's unit of parallel work; a smaller table is one group."""
-IMAGES_PER_GROUP = 100
-"""Small groups of images: one can be read without its neighbours."""
+GROUP_IMAGES, GROUP_BYTES = 5_000, 16 << 20
+"""Images in a row group at most, and bytes: a viewer reads a group at once."""
 ZSTD_LEVEL = 3
 PREFIX = "likeness:"
 """What our keys in a file's footer begin with."""
@@ -41,7 +42,7 @@ _DICTIONARY_SAMPLE = 65_536
 
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 # The IPTC mark of generated media: https://cv.iptc.org/newscodes/digitalsourcetype
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -49,17 +50,37 @@ _XMP = (
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about=""'
     ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-    f' Iptc4xmpExt:DigitalSourceType="{_SOURCE_TYPE}"/>'
+    f' Iptc4xmpExt:DigitalSourceType="{_SOURCE_TYPES}%s"/>'
     '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 
 
-def to_arrow(data: Data, schema: Schema) -> pa.Table:
+@dataclass(frozen=True)
+class Origin:
+    """What each image of a sample can be made from again, by whoever holds the model.
+
+    Attributes:
+        seeds: of each image, int64, shape (N,).
+        evaluations: of the network, for each image (NFE).
+        model: digest of the model.
+    """
+
+    seeds: np.ndarray
+    evaluations: int
+    model: str
+
+
+def to_arrow(data: Data, schema: Schema, origin: Origin | None = None) -> pa.Table:
     """``data`` as an Arrow table of the declared columns and types, without any metadata.
 
-    Images become the columns ``id``, ``label`` and ``label_name`` (where there are classes) and,
-    last, ``image``: a struct of PNG ``bytes`` and a ``path``. Every image is encoded anew and
-    marked as generated.
+    Images become the columns ``id``, ``label`` and ``label_name`` (where there are classes),
+    ``seed``, ``nfe`` and ``model`` (where the origin is known) and, last, ``image``: a struct of
+    PNG ``bytes`` and a ``path``. Every image is encoded anew and marked as generated.
+
+    Args:
+        data: the rows or images.
+        schema: their schema.
+        origin: of images.
 
     Raises:
         SchemaError: the data are not what the schema describes; no cell is quoted.
@@ -67,14 +88,16 @@ def to_arrow(data: Data, schema: Schema) -> pa.Table:
     if isinstance(schema, TableSchema) and isinstance(data, pd.DataFrame):
         return _table_to_arrow(data, schema)
     if isinstance(schema, ImageSchema) and isinstance(data, Images):
-        return _images_to_arrow(data, schema)
+        return _images_to_arrow(data, schema, origin)
     raise SchemaError(
         "data and schema must both be of a table or both of images, got "
         f"{type(data).__name__} and {type(schema).__name__}"
     )
 
 
-def write_parquet(table: pa.Table, path: Path, footer: Mapping[str, str]) -> None:
+def write_parquet(
+    table: pa.Table, path: Path, footer: Mapping[str, str], classes: Sequence[str] = ()
+) -> None:
     """Write ``table`` to ``path``; equal tables and footers give equal bytes.
 
     Args:
@@ -82,12 +105,13 @@ def write_parquet(table: pa.Table, path: Path, footer: Mapping[str, str]) -> Non
         path: the file; its folder must exist.
         footer: our keys for the file's footer, without prefix: ``dataset``, ``content_digest``.
             ``likeness:synthetic`` is always there.
+        classes: names of the classes of images, for the ``datasets`` library.
     """
     keys = {f"{PREFIX}{key}": value for key, value in sorted(footer.items())}
     keys[f"{PREFIX}synthetic"] = "true"
     images = [field.name for field in table.schema if is_image(field.type)]
     if images:
-        keys["huggingface"] = _huggingface(table.schema)
+        keys["huggingface"] = _huggingface(table.schema, classes)
     # The layout of chunks would show in the bytes.
     clean = table.replace_schema_metadata(keys).combine_chunks()
     plain = [name for name in table.column_names if name not in images]
@@ -102,7 +126,7 @@ def write_parquet(table: pa.Table, path: Path, footer: Mapping[str, str]) -> Non
         data_page_version="1.0",
         compression=compression,
         compression_level={name: ZSTD_LEVEL for name in compression if compression[name] == "zstd"},
-        row_group_size=IMAGES_PER_GROUP if images else ROW_GROUP_ROWS,
+        row_group_size=_images_per_group(clean) if images else ROW_GROUP_ROWS,
         use_dictionary=dictionary,
         column_encoding=_encodings(clean, [name for name in plain if name not in dictionary]),
         write_statistics=[*plain] if images else True,
@@ -127,11 +151,12 @@ def read_parquet(source: Path | BinaryIO) -> pa.Table:
         ) from None
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
+def encode_png(pixels: np.ndarray, source: str = "trainedAlgorithmicMedia") -> bytes:
     """PNG bytes of one image, marked as generated by a trained algorithm.
 
     Args:
         pixels: uint8, shape (H, W, C) with 1, 3 or 4 channels.
+        source: the IPTC digital source type.
 
     Raises:
         ParameterError: another dtype or number of channels.
@@ -142,7 +167,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
             f"{pixels.dtype} of shape {pixels.shape}"
         )
     info = PngImagePlugin.PngInfo()
-    info.add_itxt("XML:com.adobe.xmp", _XMP)
+    info.add_itxt("XML:com.adobe.xmp", _XMP % source)
     buffer = io.BytesIO()
     squeezed = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
     image = Image.fromarray(np.ascontiguousarray(squeezed))
@@ -239,7 +264,12 @@ def _type_of_levels(column: Column) -> pa.DataType:
     return pa.float64() if kinds in ({float}, {int, float}) else pa.string()
 
 
-def _images_to_arrow(images: Images, schema: ImageSchema) -> pa.Table:
+def _images_per_group(table: pa.Table) -> int:
+    mean = table.nbytes / max(len(table), 1)
+    return int(min(max(GROUP_BYTES / max(mean, 1.0), 1), GROUP_IMAGES))
+
+
+def _images_to_arrow(images: Images, schema: ImageSchema, origin: Origin | None) -> pa.Table:
     shape = (schema.height, schema.width, schema.channels)
     if images.pixels.shape[1:] != shape:
         raise SchemaError(
@@ -257,6 +287,12 @@ def _images_to_arrow(images: Images, schema: ImageSchema) -> pa.Table:
             )
         names = pa.array(schema.classes, pa.string())
         columns |= {"label": pa.array(labels), "label_name": names.take(pa.array(labels))}
+    if origin is not None:
+        columns |= {
+            "seed": pa.array(origin.seeds, pa.int64()),
+            "nfe": pa.array(np.full(count, origin.evaluations, np.int32)),
+            "model": pa.array([origin.model] * count, pa.string()),
+        }
     encoded = pa.array([encode_png(pixels) for pixels in images.pixels], pa.binary())
     paths = pa.array([f"{number:08d}.png" for number in range(count)], pa.string())
     columns["image"] = pa.StructArray.from_arrays([encoded, paths], fields=list(IMAGE_TYPE))
@@ -282,12 +318,14 @@ def _encodings(table: pa.Table, names: list[str]) -> dict[str, str]:
     return encodings
 
 
-def _huggingface(schema: pa.Schema) -> str:
+def _huggingface(schema: pa.Schema, classes: Sequence[str]) -> str:
     """The feature types that the ``datasets`` library reads from the footer."""
     features: dict[str, Any] = {}
     for field in schema:
         if is_image(field.type):
             features[field.name] = {"_type": "Image"}
+        elif field.name == "label" and classes:
+            features[field.name] = {"names": list(classes), "_type": "ClassLabel"}
         else:
             # The library's names are Arrow's, but for dates.
             name = str(field.type).removesuffix("[day]")

@@ -17,7 +17,7 @@ import io
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -180,14 +180,14 @@ def _stage(
         files.append(file)
     verdict = store.get(f"{staging}/{VERDICT}")
     _require_judged(release, verdict, tables)
-    manifest = _build(release, verdict, tuple(files))
+    manifest = _build(release, verdict, tuple(files), tables[0].column_names)
     written = describe(manifest, _joined(tables))
     if not manifest.has(README):
         written[README] = render_card(manifest).encode()
     for name, content in written.items():
         store.add(f"{staging}/{name}", io.BytesIO(content))
         files.append(_measure(store, staging, name))
-    manifest = _build(release, verdict, tuple(files))
+    manifest = _build(release, verdict, tuple(files), tables[0].column_names)
     written[MANIFEST] = manifest.to_bytes()
     if inspect is not None:
         inspect({name: content.decode() for name, content in written.items()})
@@ -201,7 +201,9 @@ def _measure(store: Store, staging: str, name: str) -> FileEntry:
     return FileEntry(path=name, bytes=size, sha256=digest)
 
 
-def _build(release: PublishRequest, verdict: bytes, files: tuple[FileEntry, ...]) -> Manifest:
+def _build(
+    release: PublishRequest, verdict: bytes, files: tuple[FileEntry, ...], names: Sequence[str]
+) -> Manifest:
     facts = {key: value for key, value in release.facts.items() if key != "gates"}
     try:
         said = Facts.model_validate(facts)
@@ -218,7 +220,7 @@ def _build(release: PublishRequest, verdict: bytes, files: tuple[FileEntry, ...]
         created_at=_utc(release.created_at),
         content_digest=release.content_digest,
         rows=release.rows,
-        columns=columns_of(release.schema),
+        columns=columns_of(release.schema, names),
         verdict=VerdictSummary.model_validate_json(verdict),
         files=files,
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -10,22 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generators import Images, ImageSchema
-from generators.base import Block, DataError, ParameterError
-from generators.image import diffusion
-from generators.image.diffusion import (
+from generators.base import Block, DataError, ParameterError, TrainingError
+from generators.image import edm
+from generators.image.diffusion import Diffusion, spread_labels
+from generators.image.edm import (
     SIGMA_DATA,
     Denoiser,
-    Diffusion,
-    PixelScale,
     denoise,
     denoising_loss,
-    inner_split,
     ipndm,
     noise_levels,
     precondition,
-    spread_labels,
 )
 from generators.image.networks import make_network, plan_network
+from generators.image.pixels import PixelScale
+from generators.image.trainer import Examples, Trainer, inner_split
 from generators.training import build, torch_generator
 
 
@@ -48,8 +48,8 @@ def gaussian(spread: float) -> Denoiser:
 
 def exact(noise: torch.Tensor, spread: float, last: float) -> torch.Tensor:
     """The exact end of the probability-flow ODE from there: x / sqrt(s^2 + sigma^2) is constant."""
-    ratio = (spread**2 + last**2) / (spread**2 + diffusion.SIGMA_MAX**2)
-    return noise * diffusion.SIGMA_MAX * math.sqrt(ratio)
+    ratio = (spread**2 + last**2) / (spread**2 + edm.SIGMA_MAX**2)
+    return noise * edm.SIGMA_MAX * math.sqrt(ratio)
 
 
 def test_preconditioning_keeps_unit_variance_and_the_ends():
@@ -91,7 +91,7 @@ def test_the_solver_converges_to_the_exact_solution():
     errors = []
     for count in (40, 80, 160):
         levels = noise_levels(count + 1)
-        end = ipndm(gaussian(0.3), noise, levels)
+        end = ipndm(gaussian(0.3), noise * levels[0], levels)
         errors.append(float((end - exact(noise, 0.3, levels[-1])).norm() / end.norm()))
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert min(orders) > 1.8, (errors, orders)
@@ -101,7 +101,8 @@ def test_the_solver_converges_to_the_exact_solution():
 def test_few_evaluations_give_the_deviation_of_the_data(evaluations, error):
     noise = torch.randn(50, 1, 2, 2, generator=torch_generator("cpu", 0), dtype=torch.float64)
     for spread in (0.02, 0.1, 0.5, 2.0):
-        end = ipndm(gaussian(spread), noise, noise_levels(evaluations + 1))
+        levels = noise_levels(evaluations + 1)
+        end = ipndm(gaussian(spread), noise * levels[0], levels)
         ratio = float(end.norm() / exact(noise, spread, 0.002).norm())
         assert ratio == pytest.approx(1.0, abs=error)
 
@@ -212,30 +213,62 @@ def test_memorising_stops_the_run():
     assert model.chosen_[0] < 750
 
 
-def test_a_rollback_gives_the_last_finite_network_and_half_the_rate():
+def trainer_of(steps: int, **changed: object) -> Trainer:
     images = squares(40)
     model = Diffusion(steps=1, width=8, batch_size=8).fit(images, SCHEMA)
+    assert isinstance(model, Diffusion)
     pixels = torch.from_numpy(model.scale_.pad(images.pixels, model.plan_))
-    labels = torch.from_numpy(images.labels)
-    split = (pixels, labels, pixels[:0], labels[:0])
-    trainer = diffusion._Trainer(model, torch.device("cpu"), split, 100)
-    for index in range(5):
+    examples = Examples(pixels, torch.from_numpy(images.labels), model.scale_)
+    course = dataclasses.replace(model._course(40, torch.device("cpu")), total=steps, **changed)
+    return Trainer(course, examples, examples.take(torch.arange(0)))
+
+
+def test_a_rollback_gives_the_last_finite_network_and_half_the_rate():
+    trainer = trainer_of(100)
+    for index in range(20):
         trainer.step(index)
-    saved = trainer._snapshot()
     before = [parameter.detach().clone() for parameter in trainer.parameters]
+    for index in range(20, 25):
+        trainer.step(index)
     with torch.no_grad():
         for parameter in trainer.parameters:
             parameter.fill_(math.nan)
-    assert not math.isfinite(float(trainer.step(5)))
-    trainer._roll_back(saved)
+    losses = [float(trainer.step(index)) for index in range(25, 40)]
+    assert not math.isfinite(losses[0])
+    # The loss is read at step 40: the network is that of step 20 again.
+    assert math.isfinite(losses[-1])
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
-    assert math.isfinite(float(trainer.step(5)))
-    assert trainer.optimiser.param_groups[0]["lr"] < 0.51 * model.learning_rate
+    assert math.isfinite(float(trainer.step(40)))
+    assert trainer.optimiser.param_groups[0]["lr"] < 0.51 * trainer.course.learning_rate
+
+
+def test_mirroring_is_done_only_where_it_is_declared():
+    plain, mirrored = trainer_of(100), trainer_of(100, flips=True)
+    assert plain._flipped(8) is None
+    flipped = mirrored._flipped(1000)
+    assert flipped is not None
+    assert 400 < int(flipped.sum()) < 600
+    images = mirrored.train.take(torch.arange(4))
+    which = torch.tensor([True, False, True, False])
+    turned = images.mirrored(which).pixels
+    assert torch.equal(turned[1::2], images.pixels[1::2])
+    assert torch.equal(turned[::2], images.pixels[::2].flip(3))
+
+
+def test_half_precision_is_close_to_whole_and_is_a_choice():
+    whole = Diffusion(steps=60, width=16, batch_size=32, precision="float32")
+    half = Diffusion(steps=60, width=16, batch_size=32, precision="bfloat16")
+    for model in (whole, half):
+        model.fit(squares(200), SCHEMA)
+    assert (whole.plan_.half, half.plan_.half) == (False, True)
+    losses = [model.validation_history_[-1][1] for model in (whole, half)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
 def test_divergence_is_named():
     model = Diffusion(steps=20, width=8, batch_size=8, learning_rate=1e30)
-    with pytest.raises(diffusion.TrainingError, match="learning rate"):
+    with pytest.raises(TrainingError, match="learning rate"):
         model.fit(squares(40), SCHEMA)
 
 
@@ -282,6 +315,10 @@ def test_labels_outside_the_schema_are_refused():
         {"guidance": -1.0},
         {"quality": "good"},
         {"width": 20},
+        {"augment": "vflip"},
+        {"precision": "half"},
+        {"processes": 0},
+        {"source_channels": -1},
     ],
 )
 def test_parameters_are_checked(wrong):

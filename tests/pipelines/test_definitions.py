@@ -51,7 +51,9 @@ def test_each_dataset_has_its_assets_and_there_is_one_catalogue(
     keys = {
         tuple(key.path) for key in definitions.get_repository_def().asset_graph.get_all_asset_keys()
     }
-    assert keys == {(name, step) for name in DATASETS for step in STEPS} | {("catalogue",)}
+    daily = {(name, "augmented") for name in DATASETS if load_dataset(name).augment}
+    assert daily == {("randhie", "augmented")}
+    assert keys == {(name, step) for name in DATASETS for step in STEPS} | daily | {("catalogue",)}
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -86,8 +88,8 @@ def test_published_waits_for_the_scorecard_and_its_blocking_checks(
     graph = definitions.get_repository_def().asset_graph
     parents = graph.get(dg.AssetKey([name, "published"])).parent_keys
     assert parents == {dg.AssetKey([name, "candidate"]), dg.AssetKey([name, "scorecard"])}
-    checks = {key for key in graph.asset_check_keys if key.asset_key.path[0] == name}
     scorecard = dg.AssetKey([name, "scorecard"])
+    checks = {key for key in graph.asset_check_keys if key.asset_key == scorecard}
     assert checks == {dg.AssetCheckKey(scorecard, dimension) for dimension in DIMENSIONS}
     assert all(graph.get(key).blocking for key in checks)
 
@@ -105,7 +107,11 @@ def test_a_release_job_holds_all_of_its_dataset_and_the_catalogue(
 def test_nothing_runs_until_an_operator_wants_it(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
     assert {schedule.job_name for schedule in repository.schedule_defs} == {
-        f"release_{name}" for name in DATASETS
+        *(f"release_{name}" for name in DATASETS),
+        *("augment_randhie", "revalidate_randhie"),
+    }
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        *("renew_catalogue", "requests", "retrain_randhie")
     }
     schedules = {schedule.default_status for schedule in repository.schedule_defs}
     sensors = {sensor.default_status for sensor in repository.sensor_defs}

@@ -233,10 +233,20 @@ CASES = [
 # The metrics that a contract asks for: there in every case, as a number or as a reason.
 REQUIRED = {
     "bias": {"representation_worst", "label_drift_worst"},
-    "detection": {"c2st_auc", "c2st_excess"},
-    "diversity": {"coverage_ratio", "missing_categories", "duplicate_excess"},
-    "fidelity": {"marginal_tvd_mean", "marginal_tvd_worst", "pair_tvd_mean", "pair_tvd_p95"},
-    "utility": {"utility_retention"},
+    "attributes": {"attribute_excess", "attribute_excess_worst"},
+    "calibration": {"holdout_detection", "holdout_marginals", "holdout_overlap"},
+    "detection": {"c2st_auc", "c2st_excess", "c2st_telltale"},
+    "diversity": {"coverage_ratio", "density_ratio", "missing_categories", "duplicate_excess"},
+    "fidelity": {
+        "marginal_tvd_mean",
+        "marginal_tvd_worst",
+        "pair_tvd_mean",
+        "pair_tvd_p95",
+        "association_invented",
+        "association_lost",
+        "equivalent_fraction",
+    },
+    "utility": {"utility_retention", "utility_global"},
 }
 
 

@@ -53,3 +53,15 @@ def test_dependence_alone_is_found_as_by_another_classifier(number):
     scores = cross_val_predict(forest, features, labels, cv=2, method="predict_proba")[:, 1]
     assert ours == pytest.approx(roc_auc_score(labels, scores), abs=0.06)
     assert ours > 0.75
+
+
+def test_a_few_rows_that_are_certainly_synthetic_are_counted(people, with_synthetic, number):
+    """One row in ten has an impossible income: the AUC hardly moves, the share does."""
+    comparison = people(2000)
+    income = comparison.synthetic["income"].mask(np.arange(2000) % 10 == 0, 1e7)
+    scores = Detection()(with_synthetic(comparison, income=income))
+    found = number(scores, "c2st_telltale")
+    assert found.value == pytest.approx(0.1, abs=0.02)
+    assert found.low > 0.07
+    fresh = number(Detection()(comparison), "c2st_telltale")
+    assert fresh.low <= 0 <= fresh.high

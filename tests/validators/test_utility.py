@@ -9,9 +9,9 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from generators.schema import TableSchema
 from validators.comparison import Comparison
-from validators.utility import Utility, _auc, _r2
+from validators.utility import METRICS, Utility, _auc, _r2
 
-QUICK = Utility(iterations=15, seeds=2, draws=300)
+QUICK = Utility(global_columns=1, iterations=15, seeds=2, draws=300)
 
 
 def test_fresh_real_rows_keep_the_skill(people, number):
@@ -89,7 +89,7 @@ def test_without_signal_it_does_not_apply():
     ]
     schema = TableSchema.infer(frames[0], target="y")
     scores = QUICK(Comparison(frames[2], frames[0], frames[1], schema))
-    assert {score.metric for score in scores} == {"tstr", "trtr", "utility_retention"}
+    assert {score.metric for score in scores} == set(METRICS)
     assert all(score.skipped.startswith("not applicable:") for score in scores)
 
 
@@ -123,3 +123,20 @@ def test_measures_equal_scikit_learn_and_influence_predicts_a_bootstrap():
         linear = measure.value + measure.influence[rows].mean(axis=1)
         assert np.corrcoef(linear, values)[0, 1] > 0.98
         assert linear.std() == pytest.approx(np.std(values), rel=0.1)
+
+
+def test_every_column_is_a_target_in_turn(people, number):
+    """Labels are right, but all other columns are shuffled: the declared target alone is kept."""
+    comparison = people(1500)
+    rng = np.random.default_rng(0)
+    shuffled = comparison.synthetic.assign(
+        income=rng.permutation(comparison.synthetic["income"]),
+    )
+    fresh = Utility(rows=800, seeds=1)(comparison)
+    broken = Utility(rows=800, seeds=1)(
+        Comparison(shuffled, comparison.train, comparison.holdout, comparison.schema)
+    )
+    assert number(fresh, "utility_global").high >= 0.9
+    assert number(fresh, "utility_global").value > 0.8
+    assert number(broken, "utility_global").value < number(fresh, "utility_global").value - 0.2
+    assert number(broken, "utility_global", "income").value < 0.3

@@ -13,7 +13,7 @@ import pytest
 
 from generators.schema import Data, Images, ImageSchema, Schema, TableSchema
 from pipelines.publication.digest import content_digest
-from pipelines.publication.parquet import to_arrow, write_parquet
+from pipelines.publication.parquet import Origin, to_arrow, write_parquet
 from pipelines.publication.publish import PublishRequest
 
 MakeRelease = Callable[..., PublishRequest]
@@ -112,10 +112,13 @@ def make_release(tmp_path: Path) -> MakeRelease:
             schema = TableSchema.infer(data, target="insured", protected=("sex",))
         work = tmp_path / folder
         work.mkdir(exist_ok=True)
-        table = to_arrow(data, schema)
+        origin, classes = None, ()
+        if isinstance(schema, ImageSchema):
+            origin, classes = Origin(np.arange(len(data)), 10, "f" * 64), schema.classes
+        table = to_arrow(data, schema, origin)
         digest = content_digest(table)
         parquet = work / "train.parquet"
-        write_parquet(table, parquet, {"dataset": dataset, "content_digest": digest})
+        write_parquet(table, parquet, {"dataset": dataset, "content_digest": digest}, classes)
         (work / "verdict.json").write_text(verdict or verdict_json(digest))
         (work / "report.html").write_text("<!doctype html><title>Report</title>")
         return PublishRequest(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import zlib
 
 import duckdb
@@ -15,8 +16,12 @@ from PIL import Image
 
 from generators.base import ParameterError, SchemaError
 from generators.schema import Column, Images, ImageSchema, TableSchema
-from pipelines.publication.digest import content_digest
+from pipelines.publication.digest import content_digest, logical_type
+from pipelines.publication.manifest import columns_of
 from pipelines.publication.parquet import (
+    GROUP_BYTES,
+    GROUP_IMAGES,
+    Origin,
     arrow_type,
     encode_png,
     read_parquet,
@@ -246,7 +251,6 @@ def test_image_files_are_small_groups_of_uncompressed_bytes_for_all_readers(tmp_
     data = Images(pixels, np.zeros(250, np.int64))
     path = written(to_arrow(data, ImageSchema(4, 4, 3)), tmp_path / "a.parquet")
     metadata = pq.ParquetFile(path).metadata
-    assert metadata.num_row_groups == 3
     column = metadata.row_group(0).column(1)
     assert (column.path_in_schema, column.compression) == ("image.bytes", "UNCOMPRESSED")
     assert column.statistics is None
@@ -254,6 +258,39 @@ def test_image_files_are_small_groups_of_uncompressed_bytes_for_all_readers(tmp_
     assert pl.read_parquet(path)["image"].struct.field("bytes")[0] == first
     assert duckdb.sql(f"select image.bytes from '{path}' order by id").fetchall()[0][0] == first
     assert pd.read_parquet(path)["image"][0]["bytes"] == first
+
+
+@pytest.mark.parametrize(("side", "images", "groups"), [(4, 5_200, 2), (128, 400, 2)])
+def test_groups_of_images_are_bounded_in_images_and_bytes(tmp_path, side, images, groups):
+    one = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    cell = {"bytes": encode_png(one), "path": "a.png"}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    path = written(pa.table({"image": pa.array([cell] * images, kind)}), tmp_path / "a.parquet")
+    metadata = pq.ParquetFile(path).metadata
+    assert metadata.num_row_groups == groups
+    for number in range(groups):
+        assert metadata.row_group(number).total_byte_size < GROUP_BYTES * 1.1
+        assert metadata.row_group(number).num_rows <= GROUP_IMAGES
+
+
+def test_the_origin_of_images_is_published_beside_them(images, tmp_path):
+    data, schema = images
+    origin = Origin(np.arange(len(data)) + 2**62, 10, "abc")
+    table = to_arrow(data, schema, origin)
+    wanted = ["id", "label", "label_name", "seed", "nfe", "model", "image"]
+    assert table.column_names == wanted == [c.name for c in columns_of(schema, table.column_names)]
+    assert [c.type for c in columns_of(schema, table.column_names)] == [
+        logical_type(kind) for kind in table.schema.types
+    ]
+    assert table["seed"].to_pylist() == origin.seeds.tolist()
+    write_parquet(table, tmp_path / "a", {}, schema.classes)
+    back = read_published([tmp_path / "a"], schema)
+    np.testing.assert_array_equal(back.pixels, data.pixels)
+    told = json.loads(pq.ParquetFile(tmp_path / "a").metadata.metadata[b"huggingface"])
+    assert told["info"]["features"]["label"]["names"] == list(schema.classes)
+    assert content_digest(pq.read_table(tmp_path / "a")) == content_digest(table)
+    other = to_arrow(data, schema, Origin(origin.seeds + 1, 10, "abc"))
+    assert content_digest(other) != content_digest(table)
 
 
 def test_no_rows_are_a_table_too(frame, tmp_path):

@@ -352,7 +352,8 @@ def test_images_are_published_like_tables(make_release, images, tmp_path):
     version = publish(tmp_path / "lake", make_release(*images, dataset="digits"))
     assert verify(tmp_path / "lake", "digits").passed
     manifest = version.manifest()
-    assert [column.name for column in manifest.columns] == ["id", "label", "label_name", "image"]
+    names = ["id", "label", "label_name", "seed", "nfe", "model", "image"]
+    assert [column.name for column in manifest.columns] == names
     assert manifest.kind == "image"
 
 

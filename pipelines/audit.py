@@ -1,0 +1,103 @@
+"""Audit a generator with canaries: train once more with planted records, and see who finds them.
+
+The model and its sample live for the length of this call: nothing of them is kept or published. The
+numbers are kept in the vault, beside the dataset that they are about.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from generators.base import OnProgress, ParameterError, derive_seed
+from generators.schema import TableSchema
+from validators.privacy.canaries import CanaryAudit, audit_canaries, plant
+from validators.statistics import Estimate
+
+from .boundary import guarded
+from .home import canonical_json, write_text
+from .release import Release
+from .steps import new_generator
+
+LIMIT = 1.0
+"""Where a generator claims no ε, an ε that is proven beyond this is a finding."""
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What an audit found.
+
+    Attributes:
+        found: the numbers.
+        limit: on the lower bound of ε.
+        path: where the result lies in the vault.
+    """
+
+    found: CanaryAudit
+    limit: float
+    path: Path
+
+    @property
+    def passed(self) -> bool:
+        """Whether no ε beyond the limit is proven."""
+        return self.found.epsilon.low <= self.limit
+
+
+@guarded
+def audit(
+    release: Release, canaries: int = 1_000, progress: OnProgress | None = None
+) -> AuditResult:
+    """Train the release's generator on its train rows and half of the canaries, and bound ε.
+
+    An audit that was done before is found again: equal inputs give equal numbers.
+
+    Raises:
+        ParameterError: the data are images.
+        DataError: the holdout is too small to give canaries.
+    """
+    path = release.audit_file(canaries)
+    if not path.is_file():
+        found = _measured(release, canaries, progress)
+        facts = {
+            "generator": release.generator,
+            "model_key": release.model_key,
+            "limit": LIMIT,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            **asdict(found),
+            "epsilon": found.epsilon._asdict(),
+        }
+        write_text(path, canonical_json(facts))
+    raw = json.loads(path.read_text("utf-8"))
+    counts = {name: raw[name] for name in ("canaries", "inserted", "guesses", "correct")}
+    found = CanaryAudit(**counts, epsilon=Estimate(**raw["epsilon"]))
+    return AuditResult(found, raw["limit"], path)
+
+
+def _measured(release: Release, count: int, progress: OnProgress | None) -> CanaryAudit:
+    schema, train, holdout = release.real.schema, release.real.train(), release.real.holdout()
+    if (
+        not isinstance(schema, TableSchema)
+        or not isinstance(train, pd.DataFrame)
+        or not isinstance(holdout, pd.DataFrame)
+    ):
+        raise ParameterError(
+            "an audit plants rows in a table, this dataset holds images; their memorisation is "
+            "measured by `likeness run`"
+        )
+    rng = np.random.default_rng(derive_seed("canaries", release.model_key))
+    canaries, unseen = plant(train, holdout, schema, count, rng)
+    inserted = rng.random(len(canaries)) < 0.5
+    with_canaries = pd.concat([train, canaries[inserted]], ignore_index=True).astype(train.dtypes)
+    # The canaries must not lie at the end, where some samplings of rows would treat them alike.
+    mixed = with_canaries.iloc[rng.permutation(len(with_canaries))].reset_index(drop=True)
+    generator = new_generator(release).fit(mixed, schema, progress=progress)
+    rows = release.spec.rows or len(train)
+    synthetic = generator.sample(rows, seed=release.spec.seed, progress=progress)
+    if not isinstance(synthetic, pd.DataFrame):
+        raise ParameterError("an audit needs a generator of tables; choose another")
+    return audit_canaries(synthetic, canaries, inserted, unseen, schema)

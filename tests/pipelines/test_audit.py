@@ -1,0 +1,74 @@
+"""The audit of a generator: a copier is found, a careful one is not, and nothing is published."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from generators.base import ParameterError
+from pipelines import steps
+from pipelines.audit import audit
+from pipelines.home import Home
+from pipelines.spec import parse_spec
+
+COPIER = {"trees": 1, "min_leaf": 1, "subsample": 1.0, "honest": False, "smooth": False}
+
+
+@pytest.fixture
+def release(tmp_path):
+    rng = np.random.default_rng(0)
+    age = rng.integers(18, 90, 900)
+    frame = pd.DataFrame(
+        {
+            "age": age,
+            "pay": np.round(np.exp(9 + age / 60 + rng.normal(size=900)), 2),
+            "town": rng.choice(["north", "south", "east"], 900),
+        }
+    )
+    frame.to_csv(tmp_path / "people.csv", index=False)
+
+    def build(**parameters):
+        spec = parse_spec(
+            {
+                "name": "people",
+                "source": {"kind": "csv", "path": str(tmp_path / "people.csv")},
+                "generator": {"name": "forest", "parameters": parameters},
+            }
+        )
+        home = Home(tmp_path / "home")
+        return steps.prepare(spec, home, steps.ingest(spec, home))
+
+    return build
+
+
+def test_a_copier_is_found_and_a_careful_model_is_not(release):
+    copier = audit(release(**COPIER, verbatim_guard=False), 200)
+    careful = audit(release(min_leaf=40, privacy=0.5), 200)
+    assert copier.found.epsilon.low > 1
+    assert not copier.passed
+    assert careful.passed
+    assert careful.found.epsilon.low < copier.found.epsilon.low
+
+
+def test_the_result_is_kept_in_the_vault_alone_and_found_again(release, tmp_path):
+    audited = release(min_leaf=40)
+    first = audit(audited, 120)
+    assert first.path.is_relative_to(tmp_path / "home" / "vault")
+    before = first.path.stat().st_mtime_ns
+    assert audit(audited, 120) == first
+    assert first.path.stat().st_mtime_ns == before
+    first.path.unlink()
+    assert audit(audited, 120).found == first.found  # the same inputs, the same numbers
+    kept = json.loads(first.path.read_text())
+    assert set(kept) >= {"canaries", "inserted", "guesses", "correct", "epsilon", "limit"}
+    assert not audited.model_folder.exists()
+    assert not audited.candidate_folder.exists()
+    assert not list((tmp_path / "home").glob("lake/*"))
+
+
+def test_images_are_refused(tmp_path):
+    spec = parse_spec({"name": "digits", "source": {"kind": "builtin", "name": "digits"}})
+    home = Home(tmp_path)
+    with pytest.raises(ParameterError, match="holds images"):
+        audit(steps.prepare(spec, home, steps.ingest(spec, home)), 60)
