@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..home import Home
-from .inbox import Inbox, InboxError, Receipt, Status
+from .inbox import Inbox, Receipt, Status
 from .model import DataRequest, parse_request
 from .remote import RemoteClient
 
@@ -92,11 +92,6 @@ class Client:
 
         from ..publication.log import resolve
 
-        status = self.status(identity)
-        found = [v for v in status.versions if name is None or v.partition("@")[0] == name]
-        if status.state != "PUBLISHED" or not found:
-            raise InboxError(
-                f"rows can be read of a published version, {identity} is {status.state} with "
-                f"{', '.join(status.versions) or 'no version'}"
-            )
-        return pd.read_parquet(resolve(self.home.lake, found[0]).path / "data")
+        return pd.read_parquet(
+            resolve(self.home.lake, self.status(identity).answer(name)).path / "data"
+        )

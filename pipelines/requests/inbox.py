@@ -145,6 +145,20 @@ class Status:
         """Whether there is nothing more to wait for."""
         return self.state in ANSWERED
 
+    def answer(self, name: str | None = None) -> str:
+        """The published version; of a request for tables, that of the dataset ``name``.
+
+        Raises:
+            InboxError: the request is not published, or has no such dataset.
+        """
+        found = [v for v in self.versions if name is None or v.partition("@")[0] == name]
+        if self.state != "PUBLISHED" or not found:
+            raise InboxError(
+                f"rows can be read of a published version, {self.id} is {self.state} with "
+                f"{', '.join(self.versions) or 'no version'}"
+            )
+        return found[0]
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able object."""
         return asdict(self)

@@ -112,14 +112,7 @@ class RemoteClient:
         """
         import pandas as pd
 
-        status = self.status(identity)
-        found = [v for v in status.versions if name is None or v.partition("@")[0] == name]
-        if status.state != "PUBLISHED" or not found:
-            raise InboxError(
-                f"rows can be read of a published version, {identity} is {status.state} with "
-                f"{', '.join(status.versions) or 'no version'}"
-            )
-        dataset, _, version = found[0].partition("@")
+        dataset, _, version = self.status(identity).answer(name).partition("@")
         place = f"/v1/datasets/{dataset}/versions/{version}/files"
         files = [file["path"] for file in self._json("GET", place)["files"] if file["rows"]]
         parts = [io.BytesIO(self._ask("GET", f"{place}/{quote(path)}")) for path in files]
