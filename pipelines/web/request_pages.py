@@ -18,7 +18,7 @@ from .form import OPERATORS, REPEATED, Form
 from .pages import checked_form
 from .problems import ProblemError
 from .render import page
-from .requests_api import existing, inbox_of, may_approve, preview_rows, settled, writable
+from .requests_api import SOMEBODY, existing, inbox_of, may_approve, preview_rows, settled, writable
 from .settings import settings_of
 
 KINDS = {
@@ -140,10 +140,9 @@ async def cancel(request: Request, identity: str) -> Response:
 @router.post("/{identity}/approve")
 async def approve(request: Request, identity: str) -> Response:
     """Let a request go on."""
-    fields = await _changing(request, identity)
+    await _changing(request, identity)
     may_approve(request)
-    by = fields.get("by", "").strip()[:200] or None
-    await run_in_threadpool(settled, inbox_of(request).approve, identity, by)
+    await run_in_threadpool(settled, inbox_of(request).approve, identity, SOMEBODY)
     return RedirectResponse(f"/requests/{identity}", 303)
 
 
@@ -163,11 +162,10 @@ async def _sent(request: Request) -> Form:
     return await run_in_threadpool(_informed, request, Form.of_pairs(pairs))
 
 
-async def _changing(request: Request, identity: str) -> dict[str, str]:
+async def _changing(request: Request, identity: str) -> None:
     writable(request)
-    fields = dict(await checked_form(request))
+    await checked_form(request)
     await run_in_threadpool(existing, inbox_of(request), identity)
-    return fields
 
 
 def _informed(request: Request, form: Form) -> Form:
