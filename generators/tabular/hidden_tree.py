@@ -3,79 +3,51 @@
 Liu, Van den Broeck (2021), "Tractable regularization of probabilistic circuits", arXiv 2106.02264:
 the tree is Chow and Liu's (1968) of the columns, but it joins hidden states, of which each column
 shows one cell; with one column's state copied to all it is a latent-class model, without hidden
-states a Bayesian network. It is learned by stepwise EM (Cappé, Moulines 2009, arXiv 0712.4273),
-whose expectations come from messages up and down the tree (Baum, Welch; Pearl 1988). Sampling,
-conditions, completion and the density are exact.
+states a Bayesian network. It is learned by stepwise EM, whose expectations are messages up
+and down the tree (Pearl 1988). Sampling, conditions, completion and the density are exact.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from generators.base import OnProgress, ParameterError, Progress, derive_seed
+from generators.base import OnProgress, ParameterError, derive_seed
 from generators.tabular.bayesian_network import PairCounts, one_hot, spanning_tree
-from generators.tabular.graphical import GraphicalModel
 from generators.tabular.messages import Branching
+from generators.tabular.stepwise import SEEDS, HiddenStates, StepwiseEM
 
-_BATCH = 1024
-# The weight of batch t is (t + 2) to the minus this.
-_FADING = 0.6
-# Rows that a state begins with, beside the table's marginals, which weigh as many.
-_SEEDS = 4
 # Rows that a state stands for, at least, where a table is small.
 _ROWS_PER_STATE = 40
-# Batches, at most, whatever the epochs.
-_MOST_STEPS = 4000
 # How likely a state begins to be that of its parent.
 _ALIKE = 0.9
 
 
 @dataclass(kw_only=True)
-class HiddenTree(GraphicalModel):
+class HiddenTree(HiddenStates):
     """A hidden Chow-Liu tree (arXiv 2106.02264), a probabilistic circuit.
 
     Attributes:
-        cells: of each column, about; a category has one for each level but the rarest.
         states: of each hidden variable, at most; a table has one for every 40 rows.
-        epochs: passes over the table.
-        smoothing: rows of the column's marginal that are added to every state, and of the states'
-            own frequencies to every transition.
     """
 
-    cells: int = 64
     states: int = 64
-    epochs: int = 15
-    smoothing: float = 0.5
 
     name: ClassVar[str] = "hidden-tree"
     suits: ClassVar[str] = "the most faithful of the families with exact conditionals and density"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("states", "epochs"):
-            if getattr(self, field) < 1:
-                raise ParameterError(
-                    f"{field} must be at least 1, got {getattr(self, field)}; raise it"
-                )
-        if self.smoothing <= 0:
-            raise ParameterError(f"smoothing must be above 0, got {self.smoothing}; try 0.5")
+        if self.states < 1:
+            raise ParameterError(f"states must be at least 1, got {self.states}; raise it")
 
     def _branching(self, states: np.ndarray, progress: OnProgress) -> Branching:
-        begin = time.perf_counter()
         sizes = self.cells_.sizes
         order, parent = spanning_tree(PairCounts.of(states, sizes).information())
-        em = _StepwiseEM(states, sizes, (order, parent), self)
-        total = min(self.epochs * em.batches, _MOST_STEPS)
-        for index in range(total):
-            em.step(index)
-            if (index + 1) % 50 == 0 or index + 1 == total:
-                seconds = time.perf_counter() - begin
-                progress(Progress("fit", index + 1, total, seconds, em.loss))
-                self.loss_history_.append((index + 1, em.loss))
+        em = _TreeOfStates(states, sizes, (order, parent), self)
+        self.loss_history_ = em.run(self.epochs, progress)
         wide = len(sizes)
         hidden = [em.transition(at).astype(np.float64) for at in range(wide)]
         shown = [em.emission(at).astype(np.float64) for at in range(wide)]
@@ -83,14 +55,13 @@ class HiddenTree(GraphicalModel):
         return Branching((*order, *range(wide, 2 * wide)), (*parent, *range(wide)), tables)
 
 
-class _StepwiseEM:
-    """Expected counts of states, transitions and cells, faded.
+class _TreeOfStates(StepwiseEM):
+    """Expected counts of states, transitions and cells.
 
     Attributes:
         moves: for each column, of its parent's and its own state, over all rows 1; of a root the
             first has one value; shapes (K or 1, K), float32.
         cells: of each column, of its state and its cell; shapes (K, size), float32.
-        loss: minus the mean log-likelihood of the last batch's cells, nats.
     """
 
     def __init__(
@@ -100,16 +71,11 @@ class _StepwiseEM:
         tree: tuple[list[int], list[int]],
         settings: HiddenTree,
     ) -> None:
-        self.states = states
+        super().__init__(states, np.random.default_rng(derive_seed(settings.name, settings.seed)))
         self.order, self.parent = tree
         self.smoothing = settings.smoothing / len(states)
-        self.rng = np.random.default_rng(derive_seed(settings.name, settings.seed))
         count = max(1, min(settings.states, len(states) // _ROWS_PER_STATE))
-        self.batch = min(_BATCH, max(len(states) // 4, 1))
-        self.batches = max(1, len(states) // self.batch)
-        self.places = np.empty(0, np.int64)
-        self.loss = float("nan")
-        seeds = states[self.rng.choice(len(states), (_SEEDS, count))]
+        seeds = states[self.rng.choice(len(states), (SEEDS, count))]
         alike = _ALIKE * np.eye(count) + (1 - _ALIKE) / count
         self.marginals, self.moves, self.cells = [], [], []
         for at, size in enumerate(sizes):
@@ -133,27 +99,23 @@ class _StepwiseEM:
         made: np.ndarray = rows / rows.sum(axis=1, keepdims=True)
         return made
 
-    def step(self, index: int) -> None:
-        """Take in one batch."""
-        place = index % self.batches
-        if place == 0:
-            self.places = self.rng.permutation(len(self.states))
-        some = self.states[self.places[place * self.batch : (place + 1) * self.batch]]
+    def take(self, some: np.ndarray, weight: float) -> float:
+        """Mix in the expected counts of these cells (B, D) by ``weight``; gives the loss."""
         moves = [self.transition(at) for at in range(some.shape[1])]
-        below, messages, self.loss = self._up(some, moves)
-        fading = np.float32((index + 2) ** -_FADING)
+        below, messages, loss = self._up(some, moves)
+        fading = np.float32(weight)
         shares: dict[int, np.ndarray] = {}
         for at in self.order:
             above = self.parent[at]
-            outside = (
-                shares[above] / messages[at] if above >= 0 else 1.0 / messages[at]
-            )  # the share of the parent's states, but for what this column says of them
+            # The share of the parent's states, but for what this column says of them.
+            outside = (shares[above] if above >= 0 else np.float32(1)) / messages[at]
             shares[at] = below[at] * (outside @ moves[at])
             found = moves[at] * (outside.T @ below[at]) / len(some)
             self.moves[at] += fading * (found - self.moves[at])
             starts = np.array([0, self.cells[at].shape[1]])
             shown = (one_hot(some[:, at : at + 1], starts).T @ shares[at]).T / len(some)
             self.cells[at] += fading * (shown.astype(np.float32) - self.cells[at])
+        return loss
 
     def _up(
         self, some: np.ndarray, moves: list[np.ndarray]
