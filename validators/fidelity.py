@@ -78,7 +78,7 @@ class Fidelity:
             return [skipped(metric, "fidelity", reason) for metric in METRICS]
         rows = comparison.equal_rows(self.name, self.rows)
         noise = Noise.draw(len(rows), self.draws, comparison.rng(self.name))
-        return self._marginals(comparison, rows, noise) + self._pairs(comparison, rows, noise)
+        return self._marginals(comparison, rows, noise) + self.pairs_of(comparison, rows, noise)
 
     def _marginals(self, comparison: Comparison, rows: Rows, noise: Noise) -> list[Score]:
         table = comparison.table
@@ -101,7 +101,17 @@ class Fidelity:
         each = [distance.score("marginal_tvd", len(rows)) for distance in distances]
         return [*each, mean_distance("marginal_tvd_mean", distances, len(rows)), summary]
 
-    def _pairs(self, comparison: Comparison, rows: Rows, noise: Noise) -> list[Score]:
+    def pairs_of(
+        self, comparison: Comparison, rows: Rows, noise: Noise | None = None
+    ) -> list[Score]:
+        """``pair_tvd`` and ``association_drift`` of the worst pairs, and ``PAIR_METRICS``.
+
+        Args:
+            comparison: the three tables.
+            rows: equally many row numbers of each.
+            noise: resampling weights for these rows; drawn where they are not given.
+        """
+        noise = noise or Noise.draw(len(rows), self.draws, comparison.rng(self.name))
         coarse = comparison.coarse
         pairs = list(combinations(range(len(coarse.columns)), 2))
         if not pairs:
