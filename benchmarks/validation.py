@@ -7,8 +7,8 @@
 ``speed`` times the whole suite on Adult, all pairs of a made-up table of a million rows, and the
 pairs of 20,000 rows beside SDMetrics in the same process. ``null`` judges fresh real rows as if
 they were synthetic, over random splits of two tables that ship with statsmodels: no gate may fail
-more often than its interval says. ``detection`` plants the defects of ``tests/validators`` and asks our
-gates and SDMetrics which they see. Results go to ``benchmarks/results/validation-*.json`` and
+more often than its interval says. ``detection`` plants the defects of ``tests/validators`` and asks
+our gates and those of SDMetrics which they see. Results go to ``benchmarks/results/validation-*.json`` and
 ``.md``; ``null`` goes on from the splits that are there.
 """
 
@@ -211,7 +211,7 @@ def null(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def _split(name: str, number: int) -> dict[str, Any]:
     table, settings = TABLES[name]()
     mixed = table.sample(frac=1, random_state=number).reset_index(drop=True)
-    n = min(len(mixed) // 3, 1_700)
+    n = min(len(mixed) // 3, 1_000)
     parts = [mixed[at * n : (at + 1) * n].reset_index(drop=True) for at in range(3)]
     schema = TableSchema.infer(table, **settings)
     card, seconds = measured(Comparison(parts[2], parts[0], parts[1], schema, number))

@@ -53,6 +53,7 @@ class Request:
     holdout: Path
     target: str | None = None
     protected: str | None = None
+    entity: str | None = None
     kinds: Sequence[str] = ()
     contract: str = "standard"
     seed: int = 0
@@ -85,14 +86,15 @@ def validate(request: Request, progress: OnProgress | None = None) -> Assessment
             f"the output folder must be new, {request.output} exists; choose another"
         )
     contract = load_contract(request.contract)
-    data = _comparison(request)
+    data, given = _comparison(request)
     card = measure(data, progress)
     with whole_folder(request.output.absolute()) as folder:
         digest = write_candidate(folder, data.synthetic, data.schema, "validated")
         verdict = judge(
             contract,
             card,
-            synthetic=data.synthetic,
+            # As it was given: an extra column or another dtype is for the verdict to name.
+            synthetic=given,
             schema=data.schema,
             rows=len(data.synthetic),
             candidate_digest=digest,
@@ -129,7 +131,8 @@ def validate(request: Request, progress: OnProgress | None = None) -> Assessment
     return Assessment(verdict, request.output / "report.html")
 
 
-def _comparison(request: Request) -> Comparison:
+def _comparison(request: Request) -> tuple[Comparison, Data]:
+    """The three datasets in the schema of train, and the synthetic one as it was given."""
     raw = {
         name: read_source(source_for_path(path), Home.from_environment().vault)
         for name, path in (
@@ -139,23 +142,30 @@ def _comparison(request: Request) -> Comparison:
         )
     }
     train = raw["train"]
-    if isinstance(train, RawImages) and (request.target or request.protected or request.kinds):
-        raise ParameterError("--target, --protected and --kind are for tables; leave them out")
+    if isinstance(train, RawImages) and (
+        request.target or request.protected or request.entity or request.kinds
+    ):
+        raise ParameterError(
+            "--target, --protected, --entity and --kind are for tables; leave them out"
+        )
     raw = _with_markers(raw, request)
     train = raw["train"]
     if isinstance(train, RawTable):
-        schema: Schema = _schema(train, raw["holdout"], request)
+        schema: Schema = _with_room(_schema(train, raw["holdout"], request))
     else:
         schema = train.schema
     parts = {name: _fitted_to(schema, train, part, name) for name, part in raw.items()}
-    return Comparison(
+    data = Comparison(
         parts["synthetic"],
         parts["train"],
         parts["holdout"],
         schema,
         request.seed,
+        entity=tuple(split_names(request.entity)),
         encoder=_encoder(request, schema),
     )
+    made = raw["synthetic"]
+    return data, made.frame if isinstance(made, RawTable) else parts["synthetic"]
 
 
 def _encoder(request: Request, schema: Schema) -> Encoder | None:
@@ -200,6 +210,7 @@ def _schema(train: RawTable, holdout: RawTable | RawImages, request: Request) ->
     for option, wanted in (
         ("--target", [request.target] if request.target else []),
         ("--protected", protected),
+        ("--entity", split_names(request.entity)),
         ("--kind", list(kinds)),
     ):
         unknown = [name for name in wanted if name not in names]
@@ -212,6 +223,20 @@ def _schema(train: RawTable, holdout: RawTable | RawImages, request: Request) ->
     if isinstance(holdout, RawTable) and set(names) <= set(holdout.frame.columns):
         whole = pd.concat([whole, holdout.frame[names]], ignore_index=True)
     return TableSchema.infer(whole, kinds=kinds, target=request.target, protected=protected)
+
+
+def _with_room(schema: TableSchema) -> TableSchema:
+    """The schema with ranges that fresh real rows keep, too: the extremes of a sample are no bounds.
+
+    Numbers may lie as far beyond the extremes of the real rows as these are apart.
+    """
+    columns = []
+    for column in schema.columns:
+        if column.low is not None and column.high is not None:
+            room = column.high - column.low
+            column = replace(column, low=column.low - room, high=column.high + room)
+        columns.append(column)
+    return replace(schema, columns=tuple(columns))
 
 
 def _fitted_to(

@@ -249,6 +249,7 @@ def sample(
 @click.option("--holdout", type=_PATH, required=True, help="Real data it has not seen.")
 @click.option("--target", help="Column that models trained on the data would predict.")
 @click.option("--protected", help="Columns of protected groups: a,b.")
+@click.option("--entity", help="Columns that identify a subject: a,b.")
 @click.option("--kind", "kinds", multiple=True, help="Declare a column: NAME=categorical; repeat.")
 @click.option("--contract", default="standard", show_default=True, help="Preset or YAML file.")
 @click.option("--encoder", type=_PATH, help="Images: TorchScript or .pt2 file, e.g. of DINOv2.")
