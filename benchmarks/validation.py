@@ -7,9 +7,9 @@
 ``speed`` times the whole suite on Adult, all pairs of a made-up table of a million rows, and the
 pairs of 20,000 rows beside SDMetrics in the same process. ``null`` judges fresh real rows as if
 they were synthetic, over random splits of two tables that ship with statsmodels: no gate may fail
-more often than its interval says. ``detection`` plants the defects of ``tests/validators`` and asks
-our gates and those of SDMetrics which they see. Results go to ``benchmarks/results/validation-*.json`` and
-``.md``; ``null`` goes on from the splits that are there.
+more often than its interval says; it goes on from the splits that are there. ``detection`` plants
+the defects of ``tests/validators`` and asks our gates and SDMetrics which they see. Results go to
+``benchmarks/results/validation-*.json`` and ``.md``.
 """
 
 from __future__ import annotations
