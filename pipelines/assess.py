@@ -226,7 +226,7 @@ def _schema(train: RawTable, holdout: RawTable | RawImages, request: Request) ->
 
 
 def _with_room(schema: TableSchema) -> TableSchema:
-    """The schema with ranges that fresh real rows keep, too: the extremes of a sample are no bounds.
+    """The schema with ranges that fresh rows keep, too: a sample's extremes are no bounds.
 
     Numbers may lie as far beyond the extremes of the real rows as these are apart.
     """
