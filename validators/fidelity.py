@@ -28,6 +28,7 @@ from .statistics import (
     max_statistic_quantile,
     normal_quantile,
     signed_root,
+    tvd,
 )
 
 PAIR_METRICS = (
@@ -121,7 +122,7 @@ class Fidelity:
         measured = [
             _pair_distance(subject, cells, shape, noise)
             for (subject, cells), shape in zip(
-                _pair_cells(coarse, rows, pairs), _shapes(coarse, pairs), strict=True
+                _pair_cells(coarse, rows, pairs, noise), _shapes(coarse, pairs), strict=True
             )
         ]
         distances = [distance for distance, _ in measured]
@@ -145,38 +146,34 @@ class Fidelity:
             mean_distance("pair_tvd_mean", distances, len(rows)),
             summary,
             *_associations([drift for _, drift in measured], len(rows), self.pairs_shown // 2),
-            self._equivalent(comparison, rows, distances, pairs),
+            self._equivalent(comparison, distances, pairs),
         ]
 
     def _equivalent(
-        self,
-        comparison: Comparison,
-        rows: Rows,
-        distances: list[Distance],
-        pairs: list[tuple[int, int]],
+        self, comparison: Comparison, distances: list[Distance], pairs: list[tuple[int, int]]
     ) -> Score:
         """The share f for which f n real rows are as far from the holdout as the synthetic ones.
 
         The distance is the mean over pairs, not debiased: what a smaller sample has more of is
         noise. Source: the equivalent subsample of SDNist (NIST, 2023).
         """
-        rng = comparison.rng(f"{self.name}/equivalent")
+        name = f"{self.name}/equivalent"
+        rows = comparison.equal_rows(name, _ROW_NOISE)
+        n, rng = len(rows), comparison.rng(name)
         kept = rng.permutation(len(pairs))[:_FRACTION_PAIRS]
-        curve = np.zeros(len(_FRACTIONS))
-        order = rng.permutation(len(rows))
-        chosen = [pairs[at] for at in kept]
-        for _, cells in _pair_cells(comparison.coarse, rows, chosen):
-            holdout = np.bincount(cells.holdout, minlength=cells.size) / len(rows)
+        order = rng.permutation(n)
+        curve, raw = np.zeros(len(_FRACTIONS)), 0.0
+        for _, cells in _pair_cells(comparison.coarse, rows, [pairs[at] for at in kept]):
+            holdout = np.bincount(cells.holdout, minlength=cells.size)
+            raw += tvd(np.bincount(cells.synthetic, minlength=cells.size), holdout) / len(kept)
             for at, fraction in enumerate(_FRACTIONS):
-                size = max(1, round(fraction * len(rows)))
-                parts = [order[:size], order[-size:]]
-                for part in parts:
-                    counts = np.bincount(cells.train[part], minlength=cells.size) / size
-                    gap = 0.5 * float(np.abs(counts - holdout).sum())
-                    curve[at] += gap / len(parts) / len(chosen)
-        raw = float(np.mean([distances[at].raw for at in kept]))
+                size = max(1, round(fraction * n))
+                for part in (order[:size], order[-size:]):
+                    counts = np.bincount(cells.train[part], minlength=cells.size)
+                    curve[at] += tvd(counts, holdout) / 2 / len(kept)
         spread = float(np.mean([distances[at].draws for at in kept], axis=0).std(ddof=1))
-        half = normal_quantile() * spread
+        # The draws are of all rows, of which these may be a part.
+        half = normal_quantile() * spread * float(np.sqrt(distances[0].n / n))
         value, low, high = (
             _fraction_of(curve, distance) for distance in (raw, raw + half, max(raw - half, 0.0))
         )
@@ -187,7 +184,7 @@ class Fidelity:
             low=low,
             high=high,
             reference=1.0,
-            n=len(rows),
+            n=n,
             higher_is_better=True,
         )
 
@@ -234,21 +231,29 @@ class Noise:
             self.block,
         )
 
-    def counts(self, cells: np.ndarray, size: int) -> sparse.csr_array | np.ndarray:
+    @property
+    def blocks(self) -> int:
+        """G, the number of blocks."""
+        return len(self.synthetic)
+
+    def placed(self, cells: np.ndarray) -> np.ndarray:
+        """Cells (n,) and blocks as one number each, where rows come in blocks."""
+        return cells if self.blocks == len(cells) else cells * np.int64(self.blocks) + self.block
+
+    def counts(self, placed: np.ndarray, size: int) -> sparse.csr_array | np.ndarray:
         """How many rows of each block lie in each cell, (size, G); ``@`` weights gives counts."""
-        blocks = int(self.block.max(initial=-1)) + 1
-        if blocks == len(cells):
-            ones = np.ones(len(cells), dtype=np.float32)
-            at = np.arange(len(cells) + 1)
-            return sparse.csr_array((ones, cells, at), shape=(len(cells), size)).T
-        joint = np.bincount(cells * np.int64(blocks) + self.block, minlength=size * blocks)
-        counts: np.ndarray = joint.reshape(size, blocks).astype(np.float32)
+        if self.blocks == len(placed):
+            ones = np.ones(len(placed), dtype=np.float32)
+            at = np.arange(len(placed) + 1)
+            return sparse.csr_array((ones, placed, at), shape=(len(placed), size)).T
+        joint = np.bincount(placed, minlength=size * self.blocks)
+        counts: np.ndarray = joint.reshape(size, self.blocks).astype(np.float32)
         return counts
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """Cell numbers (n,) of one column or pair in the three tables."""
+    """Cells (n,) of one column or pair in the three tables, as ``Noise.placed`` gives them."""
 
     train: np.ndarray
     holdout: np.ndarray
@@ -350,14 +355,11 @@ class Drift:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Counts (size, B) of the bootstrap samples of one column or pair."""
+    """Counts of one column or pair: of the three tables (size,), of bootstrap samples (size, B)."""
 
+    tables: tuple[np.ndarray, np.ndarray, np.ndarray]
     synthetic: np.ndarray
     holdout: np.ndarray
-
-
-def _distance(subject: str, cells: _Cells, noise: Noise) -> Distance:
-    return _measured(subject, cells, noise)[0]
 
 
 def _pair_distance(
@@ -365,10 +367,7 @@ def _pair_distance(
 ) -> tuple[Distance, Drift]:
     """The distance of a pair with joint cells of this shape, and the drift of its association."""
     distance, drawn = _measured(subject, cells, noise)
-    train, holdout, synthetic = (
-        cramers_v(np.bincount(codes, minlength=cells.size).reshape(shape))
-        for codes in (cells.train, cells.holdout, cells.synthetic)
-    )
+    train, holdout, synthetic = (cramers_v(counts.reshape(shape)) for counts in drawn.tables)
     draws = cramers_v(drawn.synthetic.reshape(*shape, -1))
     draws = draws - cramers_v(drawn.holdout.reshape(*shape, -1))
     real = float(train - holdout)
@@ -384,7 +383,7 @@ def _measured(subject: str, cells: _Cells, noise: Noise) -> tuple[Distance, _Dra
     half = len(noise.split) // 2
     split = train @ noise.split[:half] + holdout @ noise.split[half:]
     expected = float((0.5 * np.abs(split).sum(axis=0) / n).mean())
-    drawn = _Drawn(synthetic @ noise.synthetic, holdout @ noise.holdout)
+    drawn = _Drawn((real, other, made), synthetic @ noise.synthetic, holdout @ noise.holdout)
     bootstrap = 0.5 * np.abs(drawn.synthetic - drawn.holdout).sum(axis=0) / n
     between = (0.5 * float(np.abs(real - other).sum()) / n) ** 2
     distance = Distance(
@@ -401,10 +400,17 @@ def _measured(subject: str, cells: _Cells, noise: Noise) -> tuple[Distance, _Dra
 
 def column_distances(table: TableEncoding, rows: Rows, noise: Noise) -> list[Distance]:
     """The distance of every modelled column on these rows, equally many of each table."""
-    return [
-        _distance(column.name, _column_cells(table, rows, position), noise)
-        for position, column in enumerate(table.columns)
-    ]
+    found = []
+    for position, column in enumerate(table.columns):
+        plain = _column_cells(table, rows, position)
+        cells = _Cells(
+            noise.placed(plain.train),
+            noise.placed(plain.holdout),
+            noise.placed(plain.synthetic),
+            plain.size,
+        )
+        found.append(_measured(column.name, cells, noise)[0])
+    return found
 
 
 def real_distances(
@@ -416,8 +422,8 @@ def real_distances(
     """
     half, found = len(noise.split) // 2, []
     for position, size in enumerate(table.sizes):
-        one = noise.counts(table.train.codes[train, position], int(size))
-        other = noise.counts(table.holdout.codes[holdout, position], int(size))
+        one = noise.counts(noise.placed(table.train.codes[train, position]), int(size))
+        other = noise.counts(noise.placed(table.holdout.codes[holdout, position]), int(size))
         raw = 0.5 * float(np.abs(one.sum(axis=1) - other.sum(axis=1)).sum()) / len(train)
         split = one @ noise.split[:half] + other @ noise.split[half:]
         found.append((raw, 0.5 * np.abs(split).sum(axis=0) / len(train)))
@@ -551,16 +557,22 @@ def _shapes(table: TableEncoding, pairs: list[tuple[int, int]]) -> list[tuple[in
 
 
 def _pair_cells(
-    table: TableEncoding, rows: Rows, pairs: list[tuple[int, int]]
+    table: TableEncoding, rows: Rows, pairs: list[tuple[int, int]], noise: Noise | None = None
 ) -> Iterator[tuple[str, _Cells]]:
-    """The joint cells of each pair; first-column cells are the slow index."""
+    """The joint cells of each pair, placed where a noise is given; the first column is slow."""
     columns = [_column_cells(table, rows, j) for j in range(len(table.columns))]
+    blocks = 1 if noise is None or noise.blocks == len(rows) else noise.blocks
+    placed: dict[int, tuple[np.ndarray, ...]] = {}
     for first, second in pairs:
         a, b = columns[first], columns[second]
-        cells = _Cells(
-            a.train * b.size + b.train,
-            a.holdout * b.size + b.holdout,
-            a.synthetic * b.size + b.synthetic,
-            a.size * b.size,
+        if second not in placed:
+            # Pairs come by their first column: each second one is placed once and kept.
+            plain = (b.train, b.holdout, b.synthetic)
+            placed[second] = plain if noise is None else tuple(map(noise.placed, plain))
+        width = np.int64(b.size * blocks)
+        train, holdout, synthetic = (
+            slow * width + fast
+            for slow, fast in zip((a.train, a.holdout, a.synthetic), placed[second], strict=True)
         )
+        cells = _Cells(train, holdout, synthetic, a.size * b.size)
         yield f"{table.columns[first].name} × {table.columns[second].name}", cells

@@ -9,7 +9,16 @@ from generators.base import SchemaError
 from generators.schema import TableSchema
 from validators.binning import encode
 from validators.comparison import Comparison
-from validators.fidelity import _BLOCKS, Fidelity, Noise, column_distances
+from validators.fidelity import (
+    _BLOCKS,
+    Fidelity,
+    Noise,
+    _pair_cells,
+    _pair_distance,
+    _shapes,
+    column_distances,
+)
+from validators.statistics import cramers_v
 
 
 def test_fresh_real_rows_show_no_excess(people):
@@ -97,8 +106,10 @@ def test_broken_columns_are_proven_bad(people, with_synthetic, number, defect):
     assert number(scores, "marginal_tvd_worst").low > 0.05
 
 
-def test_raw_distance_of_pairs_equals_a_crosstab(people):
+@pytest.mark.parametrize("row_noise", [1_000, 100], ids=["rows", "blocks"])
+def test_raw_distance_of_pairs_equals_a_crosstab(people, monkeypatch, row_noise):
     """An independent computation: pandas cross tables of the codes."""
+    monkeypatch.setattr("validators.fidelity._ROW_NOISE", row_noise)
     comparison = people(500)
     table = comparison.coarse
     a, b = table.position("sex"), table.position("region")
@@ -108,12 +119,14 @@ def test_raw_distance_of_pairs_equals_a_crosstab(people):
     ]
     first, second = crosses[0].align(crosses[1], fill_value=0)
     expected = 0.5 * (first - second).abs().to_numpy().sum()
-    from validators.fidelity import Noise, _distance, _pair_cells
-
     rows = comparison.equal_rows("x")
-    ((_, cells),) = _pair_cells(table, rows, [(a, b)])
     noise = Noise.draw(len(rows), 20, np.random.default_rng(0))
-    assert _distance("x", cells, noise).raw == pytest.approx(expected)
+    ((_, cells),) = _pair_cells(table, rows, [(a, b)], noise)
+    (shape,) = _shapes(table, [(a, b)])
+    distance, drift = _pair_distance("x", cells, shape, noise)
+    assert distance.raw == pytest.approx(expected)
+    v = [cramers_v(cross.to_numpy() * 500) for cross in crosses]
+    assert drift.value == pytest.approx(v[0] - v[1])
 
 
 def test_cells_come_from_real_data_only(people, with_synthetic):
