@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generators import Images, ImageSchema
-from generators.base import Block, DataError, ParameterError, TrainingError
+from generators.base import Block, DataError, NotFittedError, ParameterError, TrainingError
 from generators.image import edm
 from generators.image.diffusion import Diffusion, spread_labels
 from generators.image.edm import (
@@ -201,6 +201,19 @@ def test_other_ways_to_sample_keep_the_classes(learned, settings_):
     bottom = sample.pixels[:, 4:, 4:].mean(axis=(1, 2, 3)).astype(float)
     assert np.mean((top > bottom) == (sample.labels == 0)) > 0.9
     assert not np.array_equal(sample.pixels, learned.sample(40, seed=1).pixels)
+
+
+def test_losses_are_lower_for_images_that_the_model_knows(learned):
+    known = squares(40)
+    found = learned.example_losses(known, seed=3)
+    assert found.shape == (40, 3)
+    assert np.array_equal(found, learned.example_losses(known, seed=3))
+    assert not np.array_equal(found, learned.example_losses(known, seed=4))
+    # An image that shows the other class is explained worse at every noise level.
+    swapped = learned.example_losses(Images(known.pixels, 1 - known.labels), seed=3)
+    assert (swapped.mean(axis=0) > found.mean(axis=0)).all()
+    with pytest.raises(NotFittedError):
+        Diffusion().example_losses(known, seed=3)
 
 
 def test_memorising_stops_the_run():
