@@ -32,6 +32,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN_PATHS = ("/login", "/static/", "/v1/health", "/favicon.ico")
 """What is served without a login: it tells nothing of the home."""
 
+_MOST_ADDRESSES = 10_000
+"""Clients that are remembered at once; a header of a proxy can name any number."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _log = logging.getLogger(__name__)
 _HEADERS = {
@@ -243,10 +245,18 @@ class _Window:
 
     def take(self, key: str) -> bool:
         """Count an event, if there is room."""
-        if self.full(key):
+        if self.full(key) or not self._known(key):
             return False
         self._times[key].append(time.monotonic())
         return True
+
+    def _known(self, key: str) -> bool:
+        """Whether the events of ``key`` can be remembered; those of a minute ago are forgotten."""
+        if key not in self._times and len(self._times) >= _MOST_ADDRESSES:
+            since = time.monotonic() - 60
+            for old in [other for other, times in self._times.items() if times[-1] < since]:
+                del self._times[old]
+        return key in self._times or len(self._times) < _MOST_ADDRESSES
 
 
 _CLOSE = {"Connection": "close"}

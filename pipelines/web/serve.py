@@ -129,6 +129,8 @@ def configured(settings: Settings) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         log_config=None,
+        # What clients send wrongly is theirs to know; our own failures are told by `SafeErrors`.
+        log_level="critical",
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,

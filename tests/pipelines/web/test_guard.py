@@ -74,6 +74,20 @@ def test_a_wrong_token_may_be_shown_only_so_often(make_site: Callable[..., Any])
         assert site.get("/datasets", token=None, Cookie=cookie).status == 200
 
 
+def test_any_number_of_addresses_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_MOST_ADDRESSES", 3)
+    now = 1_000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    window = guard._Window(2)
+    assert [window.take(key) for key in ("a", "b", "c", "d", "a", "a")] == [
+        *(True, True, True),
+        *(False, True, False),
+    ]
+    now += 61
+    assert window.take("d"), "the others are forgotten"
+    assert [window.take("a"), window.take("b"), window.take("c")] == [True, True, False]
+
+
 def test_writes_are_bounded(make_site: Callable[..., Any]) -> None:
     with make_site(writes_per_minute=3) as site:
         tried = [site.ask("POST", "/v1/requests/check", REQUEST).status for _ in range(5)]
