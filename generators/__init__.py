@@ -26,6 +26,7 @@ GENERATORS: Registry[Generator] = Registry(
         "mixture": "generators.tabular.mixture:Mixture",
         "pixel-autoregressive": "generators.image.autoregressive:PixelAutoregressive",
         "rbm": "generators.image.rbm:RBM",
+        "rows-then-images": "generators.image.rows_then_images:RowsThenImages",
         "sdv-copulagan": "generators.tabular.sdv:SdvCopulaGAN",
         "sdv-ctgan": "generators.tabular.sdv:SdvCTGAN",
         "sdv-gaussian-copula": "generators.tabular.sdv:SdvGaussianCopula",

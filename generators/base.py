@@ -681,10 +681,13 @@ def _concatenate(parts: list[Data], schema: Schema) -> Data:
         shape = (0, schema.height, schema.width, schema.channels)
         images = [part for part in parts if isinstance(part, Images)]
         if not images:
-            return Images(np.zeros(shape, np.uint8), np.zeros(0, np.int64))
+            empty = schema.table.empty_frame() if schema.table else None
+            return Images(np.zeros(shape, np.uint8), np.zeros(0, np.int64), empty)
+        rows = [part.rows for part in images if part.rows is not None]
         return Images(
             np.concatenate([part.pixels for part in images]),
             np.concatenate([part.labels for part in images]),
+            pd.concat(rows, ignore_index=True) if rows else None,
         )
     frames = [part for part in parts if isinstance(part, pd.DataFrame)]
     if not frames:

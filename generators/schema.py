@@ -138,12 +138,16 @@ class ImageSchema:
         height, width: in pixels.
         channels: 1 grey, 3 RGB, 4 RGBA.
         classes: class names; label i means ``classes[i]``. One class where there are no labels.
+        table: the columns that stand beside the images, where there are any.
+        label: the one of them that is the class of the image; "" without a table.
     """
 
     height: int
     width: int
     channels: int
     classes: tuple[str, ...] = ("all",)
+    table: TableSchema | None = None
+    label: str = ""
 
     @property
     def labelled(self) -> bool:
@@ -162,17 +166,20 @@ class Images:
     Attributes:
         pixels: uint8, shape (N, H, W, C).
         labels: int64, shape (N,), indices into ``ImageSchema.classes``.
+        rows: the row of each image, where the schema has a table; its index is 0 to N - 1.
     """
 
     pixels: np.ndarray
     labels: np.ndarray
+    rows: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def take(self, rows: np.ndarray) -> Images:
         """The images at these row numbers."""
-        return Images(self.pixels[rows], self.labels[rows])
+        beside = None if self.rows is None else self.rows.iloc[rows].reset_index(drop=True)
+        return Images(self.pixels[rows], self.labels[rows], beside)
 
 
 Schema: TypeAlias = TableSchema | ImageSchema
@@ -187,13 +194,17 @@ def schema_from_json(text: str) -> Schema:
     """
     raw: dict[str, Any] = json.loads(text)
     if "table" in raw:
-        table = raw["table"]
-        columns = tuple(Column(**{**c, "levels": tuple(c["levels"])}) for c in table["columns"])
-        return TableSchema(columns, table["target"], tuple(table["protected"]))
+        return _table_of(raw["table"])
     if "image" in raw:
         image = raw["image"]
-        return ImageSchema(**{**image, "classes": tuple(image["classes"])})
+        table = _table_of(image["table"]) if image.get("table") else None
+        return ImageSchema(**{**image, "classes": tuple(image["classes"]), "table": table})
     raise ValueError("a schema must hold 'table' or 'image'; the file is of another kind")
+
+
+def _table_of(raw: Mapping[str, Any]) -> TableSchema:
+    columns = tuple(Column(**{**c, "levels": tuple(c["levels"])}) for c in raw["columns"])
+    return TableSchema(columns, raw["target"], tuple(raw["protected"]))
 
 
 def infer_column(name: str, series: pd.Series, declared: str | None = None) -> Column:

@@ -32,6 +32,11 @@ TINY: dict[str, dict[str, Any]] = {
     "image-vae": {"epochs": 2, "width": 8},
     "pixel-autoregressive": {"epochs": 2, "window": 5, "features": 16, "depth": 1},
     "rbm": {"epochs": 2, "layers": (16,), "gibbs": 5},
+    "rows-then-images": {
+        "images": "image-vae",
+        "images_settings": {"epochs": 2, "width": 8},
+        "rows_settings": {"epochs": 1},
+    },
     "sdv-copulagan": {"epochs": 1},
     "sdv-ctgan": {"epochs": 1},
     "sdv-tvae": {"epochs": 1},
