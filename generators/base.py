@@ -672,6 +672,11 @@ def check_images(data: Data, schema: Schema) -> None:
             f"images must be {shape} (height, width, channels) as the schema says, "
             f"got {data.pixels.shape[1:]}"
         )
+    if schema.table is not None:
+        if data.rows is None or len(data.rows) != len(data):
+            found = 0 if data.rows is None else len(data.rows)
+            raise SchemaError(f"{len(data)} images need a row each, there are {found}; give them")
+        check_table(data.rows, schema.table)
     if len(data) < 2:
         raise DataError(f"an image set needs at least 2 images, got {len(data)}; give more data")
 

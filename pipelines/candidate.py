@@ -56,7 +56,7 @@ def write_candidate(
 
 
 def origin_of(generator: Generator, rows: int, seed: int, model: str) -> Origin | None:
-    """Where the images of a sample come from; None for a table.
+    """Where the images of a sample come from; None for tables, also for those with images.
 
     Args:
         generator: that made the sample.
@@ -64,7 +64,8 @@ def origin_of(generator: Generator, rows: int, seed: int, model: str) -> Origin 
         seed: of the sample.
         model: digest of the model.
     """
-    if generator.modality != "image":
+    schema = generator.schema_
+    if not isinstance(schema, ImageSchema) or schema.table is not None:
         return None
     return Origin(generator.row_seeds(rows, seed), generator.evaluations, model)
 

@@ -18,7 +18,7 @@ from .protection import OTHER, Protection, fit_protection
 from .protection.leaks import Sensitive, sensitive_values
 from .release import PROTECTION, SENSITIVE, RealData, as_schema, remember_real, write_data
 from .sources import RawImages, RawTable
-from .spec import DatasetSpec
+from .spec import ColumnSpec, DatasetSpec
 
 MIN_ROWS = 50
 # Of what lies in the vault beside the rows; another one makes old folders be written anew.
@@ -45,15 +45,22 @@ def split_and_protect(raw: RawTable | RawImages, spec: DatasetSpec) -> Split:
         ParameterError: a declared column does not exist.
     """
     if isinstance(raw, RawImages):
-        return _split_images(raw, spec)
-    frame = _select(raw.frame, spec)
+        return _split_images(raw, spec) if raw.table is None else _split_linked(raw, spec)
+    return _split_table(raw, spec)[0]
+
+
+def _split_table(
+    raw: RawTable, spec: DatasetSpec, leave: tuple[str, ...] = ()
+) -> tuple[Split, tuple[np.ndarray, np.ndarray]]:
+    """The split, and the row numbers of train and holdout; ``leave`` tells subjects alone."""
+    frame = _select(raw.frame, spec).drop(columns=list(leave))
     _check_frame(frame, spec)
     subjects = _subjects(raw.frame, spec.entity)
     rng = _content_rng(frame)
     in_holdout = _holdout_rows(subjects, spec.holdout, rng)
     kept = _bounded(subjects, spec, rng)
-    train = frame[kept & ~in_holdout].reset_index(drop=True)
-    holdout = frame[kept & in_holdout].reset_index(drop=True)
+    numbers = np.flatnonzero(kept & ~in_holdout), np.flatnonzero(kept & in_holdout)
+    train, holdout = (frame.iloc[rows].reset_index(drop=True) for rows in numbers)
     protection = fit_protection(train, spec, subjects[kept & ~in_holdout])
     train, holdout = protection.apply(train), protection.apply(holdout)
     replaced = [name for name, kind in protection.kinds.items() if kind in ("id", "text")]
@@ -69,7 +76,7 @@ def split_and_protect(raw: RawTable | RawImages, spec: DatasetSpec) -> Split:
         "entity": list(spec.entity),
         "protection": [*_sample_note(raw), *_bound_note(kept, spec), *protection.notes],
     }
-    return Split(train, holdout, schema, facts, protection, sensitive)
+    return Split(train, holdout, schema, facts, protection, sensitive), numbers
 
 
 def store(split: Split, spec: DatasetSpec, home: Home, *, remember: bool = True) -> RealData:
@@ -283,6 +290,58 @@ def _split_images(raw: RawImages, spec: DatasetSpec) -> Split:
     return Split(train, holdout, schema, facts, None, Sensitive({}))
 
 
+def _split_linked(raw: RawImages, spec: DatasetSpec) -> Split:
+    """Images with a row each: the rows are protected as a table, their label names the class."""
+    label = spec.source.label
+    if raw.table is None or label is None:
+        raise ParameterError("a table with an image column needs a label; name it by --target")
+    declared = spec.columns.get(label, ColumnSpec()).model_copy(update={"kind": "categorical"})
+    spec = spec.model_copy(update={"columns": {**spec.columns, label: declared}})
+    flat = np.ascontiguousarray(raw.images.pixels).reshape(len(raw.images), -1)
+    _, pictures = np.unique(flat, axis=0, return_inverse=True)
+    # A subject's images, and equal ones, are never parted.
+    name = "__picture__"
+    table = raw.table.raw()
+    beside = RawTable(table.frame.assign(**{name: pictures.ravel()}), table.seen, table.types)
+    entity = spec.entity or (name,)
+    bound = (
+        spec.protection
+        if spec.entity
+        else spec.protection.model_copy(update={"rows_per_subject": len(table.frame)})
+    )
+    split, kept = _split_table(
+        beside, spec.model_copy(update={"entity": entity, "protection": bound}), leave=(name,)
+    )
+    schema = split.schema
+    if not isinstance(schema, TableSchema) or label not in schema.names:
+        raise DataError(f"the label column {label!r} must be kept, protection drops it; keep it")
+    classes = tuple(str(level) for level in schema[label].levels)
+    numbers = {name: number for number, name in enumerate(classes)}
+    parts = []
+    for frame, rows in zip((split.train, split.holdout), kept, strict=True):
+        if not isinstance(frame, pd.DataFrame):
+            raise TypeError("the rows of a table must be a frame")
+        labels = [numbers.get(str(value), -1) for value in frame[label]]
+        images = Images(raw.images.pixels[rows], np.array(labels, np.int64), frame)
+        parts.append(images.take(np.flatnonzero(images.labels >= 0)))
+    facts = {
+        **split.facts,
+        "modality": "image",
+        "rows": {"train": len(parts[0]), "holdout": len(parts[1])},
+        "unreadable": raw.unreadable,
+        "entity": list(spec.entity),
+        "protection": [
+            "metadata of the image files (EXIF, GPS, names) is left behind",
+            *raw.notes,
+            f"row and image belong together through {label} alone: images are learned given it",
+            *split.facts["protection"],
+        ],
+    }
+    linked = replace(raw.schema, classes=classes, table=schema, label=label)
+    train, holdout = parts
+    return Split(train, holdout, linked, facts, split.protection, split.sensitive)
+
+
 def _without_rare_classes(
     images: Images, schema: ImageSchema, k: int
 ) -> tuple[Images, ImageSchema, list[str]]:
@@ -317,10 +376,11 @@ def _digest(split: Split) -> str:
     digest.update(split.schema.to_json().encode())
     digest.update(canonical_json(split.facts).encode())
     for part in (split.train, split.holdout):
+        frame = part.rows if isinstance(part, Images) else part
         if isinstance(part, Images):
             digest.update(np.ascontiguousarray(part.pixels).tobytes())
             digest.update(part.labels.tobytes())
-        else:
-            hashes = pd.util.hash_pandas_object(part, index=False)
+        if frame is not None:
+            hashes = pd.util.hash_pandas_object(frame, index=False)
             digest.update(hashes.to_numpy().tobytes())
     return digest.hexdigest()

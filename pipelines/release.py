@@ -18,7 +18,7 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from generators.base import DataError
-from generators.schema import Data, Images, Schema, TableSchema, schema_from_json
+from generators.schema import Data, Images, ImageSchema, Schema, TableSchema, schema_from_json
 
 from .home import Home, canonical_json, write_text
 from .order import Order
@@ -271,6 +271,8 @@ def write_data(folder: Path, name: str, data: Data) -> None:
             {"pixels": np.ascontiguousarray(data.pixels), "labels": data.labels},
             folder / f"{name}.safetensors",
         )
+        if data.rows is not None:
+            data.rows.to_parquet(folder / f"{name}.parquet", index=False)
     else:
         data.to_parquet(folder / f"{name}.parquet", index=False)
 
@@ -280,7 +282,10 @@ def read_data(folder: Path, name: str, schema: Schema) -> Data:
     if isinstance(schema, TableSchema):
         return as_schema(pd.read_parquet(folder / f"{name}.parquet"), schema)
     arrays = load_file(folder / f"{name}.safetensors")
-    return Images(arrays["pixels"], arrays["labels"])
+    rows = None
+    if isinstance(schema, ImageSchema) and schema.table is not None:
+        rows = as_schema(pd.read_parquet(folder / f"{name}.parquet"), schema.table)
+    return Images(arrays["pixels"], arrays["labels"], rows)
 
 
 def as_schema(frame: pd.DataFrame, schema: TableSchema) -> pd.DataFrame:

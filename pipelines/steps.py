@@ -67,6 +67,8 @@ SHEET = "contact_sheet.png"
 OWNERS_SHEETS = ("real_beside_synthetic.png", "most_suspicious.png")
 """They show real images: in the vault beside the evidence, never in a release."""
 DEFAULT_GENERATOR = {"table": "autoregressive", "image": "diffusion"}
+LINKED_GENERATOR = "rows-then-images"
+"""Learns tables with an image column."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,12 @@ def prepare(
     modality = str(real.facts["modality"])
     name = spec.generator.name
     if name == "auto":
-        name = DEFAULT_GENERATOR[modality]
+        name = LINKED_GENERATOR if has_rows(real.schema) else DEFAULT_GENERATOR[modality]
+    if has_rows(real.schema) and name != LINKED_GENERATOR:
+        raise ParameterError(
+            f"a table with an image column is learned by {LINKED_GENERATOR}, got {name}; use --set "
+            f"images={name} or --set rows={name}"
+        )
     family = GENERATORS[name]
     if family.modality != modality:
         fitting = [key for key in GENERATORS if GENERATORS[key].modality == modality]
@@ -255,11 +262,28 @@ def candidate(release: Release) -> Candidate:
 
 @guarded
 def score(release: Release, progress: OnProgress | None = None) -> Scorecard:
-    """Measure the candidate, as written, against train and holdout."""
+    """Measure the candidate, as written, against train and holdout.
+
+    The rows beside images are measured as the table that they are, into a scorecard of their own.
+    """
     path = release.evidence_folder / "scorecard.json"
     if not path.is_file():
+        if has_rows(release.real.schema):
+            beside = comparison(release).beside
+            if beside is not None:
+                write_text(_beside(release) / path.name, measure(beside, progress).to_json())
         write_text(path, _scored(release, progress).to_json())
     return Scorecard.from_json(path.read_text("utf-8"))
+
+
+def has_rows(schema: Schema) -> bool:
+    """Whether the dataset is a table with an image column."""
+    return isinstance(schema, ImageSchema) and schema.table is not None
+
+
+def _beside(release: Release) -> Path:
+    """Where the evidence about the rows beside images lies."""
+    return release.evidence_folder / "rows"
 
 
 def _scored(release: Release, progress: OnProgress | None) -> Scorecard:
@@ -326,7 +350,12 @@ def measure(
 ) -> Scorecard:
     """All validators that suit the data, or those of them in ``only``."""
     if isinstance(data.schema, ImageSchema):
-        return _measure(data, "image", progress, only)
+        card = _measure(data, "image", progress, only)
+        if data.beside is None:
+            return card
+        from validators.linked import association
+
+        return Scorecard((*card.scores, *association(data)))
     from threadpoolctl import threadpool_limits
 
     # The boosted trees of scikit-learn are small here: OpenMP gains little, and on a machine that
@@ -359,30 +388,65 @@ def decide(release: Release) -> Verdict:
     A candidate that fails a gate is quarantined: its report and verdict go to the vault's
     quarantine, and nothing of it can be published.
     """
-    from validators.expectations import judge
-
     folder = release.evidence_folder
     if not (folder / "report.html").is_file():
-        card = score(release)
-        data = comparison(release)
-        verdict = judge(
-            contract_of(release.spec),
-            card,
-            synthetic=data.synthetic,
-            schema=data.schema,
-            rows=release.judged_rows,
-            candidate_digest=candidate(release).content_digest,
-            run_name=f"{release.name}@{release.key[:16]}",
-            evidence=folder / "gx",
-        )
-        write_text(folder / "verdict.json", verdict.to_json())
-        _write_report(release, verdict, card, data)
+        card, data = score(release), comparison(release)
+        if data.beside is not None:
+            path = _beside(release) / "scorecard.json"
+            _judge(release, Scorecard.from_json(path.read_text("utf-8")), data.beside, path.parent)
+        _judge(release, card, data, folder)
     verdict = Verdict.from_json((folder / "verdict.json").read_text("utf-8"))
-    if not verdict.passed and not release.quarantine_folder.is_dir():
+    beside = rows_verdict(release)
+    passed = verdict.passed and (beside is None or beside.passed)
+    if not passed and not release.quarantine_folder.is_dir():
         with whole_folder(release.quarantine_folder) as stage:
-            for name in ("report.html", "verdict.json", "scorecard.json"):
-                (stage / name).write_bytes((folder / name).read_bytes())
+            for name, path in _reports(release).items():
+                (stage / name).parent.mkdir(exist_ok=True)
+                (stage / name).write_bytes(path.read_bytes())
     return verdict
+
+
+def rows_verdict(release: Release) -> Verdict | None:
+    """The verdict on the rows beside images; None where there are none.
+
+    Raises:
+        CheckpointError: the rows have not been judged.
+    """
+    if not has_rows(release.real.schema):
+        return None
+    try:
+        return Verdict.from_json((_beside(release) / "verdict.json").read_text("utf-8"))
+    except OSError:
+        raise CheckpointError(
+            f"dataset {release.spec.name!r} needs a verdict on its rows, it has none; run the step "
+            "'scorecard' first"
+        ) from None
+
+
+def _judge(release: Release, card: Scorecard, data: Comparison, folder: Path) -> None:
+    """Write verdict and report into ``folder``; both are bound to the whole candidate."""
+    from validators.expectations import judge
+
+    verdict = judge(
+        contract_of(release.spec),
+        card,
+        synthetic=data.synthetic,
+        schema=data.schema,
+        rows=release.judged_rows,
+        candidate_digest=candidate(release).content_digest,
+        run_name=f"{release.name}@{release.key[:16]}",
+        evidence=folder / "gx",
+    )
+    write_text(folder / "verdict.json", verdict.to_json())
+    _write_report(release, verdict, card, data, folder)
+
+
+def _reports(release: Release) -> dict[str, Path]:
+    """What was judged, by its name among the reports."""
+    names = ["report.html", "verdict.json", "scorecard.json"]
+    if has_rows(release.real.schema):
+        names += [f"rows/{name}" for name in names]
+    return {name: release.evidence_folder / name for name in names}
 
 
 @guarded
@@ -403,6 +467,10 @@ def publish(release: Release) -> Published:
         ) from None
     ready = _recomputed(release)
     verdict.require_passed(ready.content_digest, contract_of(release.spec), card)
+    beside = rows_verdict(release)
+    if beside is not None:
+        rows_card = Scorecard.from_json((_beside(release) / "scorecard.json").read_text("utf-8"))
+        beside.require_passed(ready.content_digest, contract_of(release.spec), rows_card)
     request = _request(release, ready, verdict)
     leak_scan = require_clean(release, request)
     facts = {**request.facts, "reproduce": {**request.facts["reproduce"], "leak_scan": leak_scan}}
@@ -446,11 +514,12 @@ def require_clean(release: Release, request: PublishRequest) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a whole run led to."""
+    """What a whole run led to; ``rows`` is the verdict on the rows beside images."""
 
     release: Release
     verdict: Verdict
     published: Published | None
+    rows: Verdict | None = None
 
     @property
     def report(self) -> Path:
@@ -493,8 +562,10 @@ def run(
     notify(Progress("decide", 0, 1, 0.0))
     verdict = decide(release)
     notify(Progress("publish", 0, 1, 0.0))
-    published = publish(release) if verdict.passed else None
-    return RunResult(release, verdict, published)
+    beside = rows_verdict(release)
+    passed = verdict.passed and (beside is None or beside.passed)
+    published = publish(release) if passed else None
+    return RunResult(release, verdict, published, beside)
 
 
 def export_model(release: Release, folder: Path) -> Path:
@@ -635,13 +706,17 @@ def _loaded(release: Release, progress: OnProgress | None) -> Generator:
 def invented(data: Data, release: Release) -> Data:
     """``data`` with invented values where the real ones were personal, and no real id."""
     protection = release.real.protection
-    if protection is None or not isinstance(data, pd.DataFrame):
+    if protection is None:
         return data
+    if isinstance(data, Images):
+        rows = None if data.rows is None else _frame(invented(data.rows, release))
+        return replace(data, rows=rows)
     hidden = [name for name, kind in protection.kinds.items() if kind in ("id", "text")]
     if not hidden:
         return data
     both = (release.real.train(), release.real.holdout())
-    parts = [part for part in both if isinstance(part, pd.DataFrame)]
+    frames = [part.rows if isinstance(part, Images) else part for part in both]
+    parts = [part for part in frames if part is not None]
     there = {name: pd.concat([part[name] for part in parts]) for name in hidden}
     for name in (name for name in hidden if name not in protection.fakes):
         data = data.assign(**{name: fresh_surrogates(data[name], there[name])})
@@ -694,7 +769,9 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def _write_report(release: Release, verdict: Verdict, card: Scorecard, data: Comparison) -> None:
+def _write_report(
+    release: Release, verdict: Verdict, card: Scorecard, data: Comparison, folder: Path
+) -> None:
     from validators.report import ReportContext, render_report
 
     sheet = None
@@ -716,7 +793,7 @@ def _write_report(release: Release, verdict: Verdict, card: Scorecard, data: Com
         reproduce=reproduce_facts(release),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    write_text(release.evidence_folder / "report.html", render_report(context))
+    write_text(folder / "report.html", render_report(context))
 
 
 def _write_owners_sheets(folder: Path, data: Comparison) -> None:
@@ -734,8 +811,8 @@ def _request(release: Release, ready: Candidate, verdict: Verdict) -> PublishReq
     files = {f"data/{file.name}": file for file in candidate_files(ready.folder)}
     files |= {f"export/{file.name}": file for file in sorted((ready.folder / "export").glob("*"))}
     write_text(folder / "contract.json", contract_of(release.spec).model_dump_json(indent=1))
-    for name in ("report.html", "verdict.json", "scorecard.json", "contract.json"):
-        files[f"reports/{name}"] = folder / name
+    files["reports/contract.json"] = folder / "contract.json"
+    files |= {f"reports/{name}": path for name, path in _reports(release).items()}
     for file in sorted((folder / "gx").rglob("*")):
         if file.is_file():
             files[f"reports/gx/{file.relative_to(folder / 'gx').as_posix()}"] = file

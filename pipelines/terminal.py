@@ -18,7 +18,7 @@ from rich.table import Table
 
 from generators.base import OnProgress
 from generators.base import Progress as Report
-from generators.schema import TableSchema
+from generators.schema import ImageSchema, TableSchema
 
 if TYPE_CHECKING:
     from validators.verdict import GateResult, Verdict
@@ -89,18 +89,19 @@ class Terminal:
             f"[bold]{spec.name}[/]: {rows['train']:,} train and {rows['holdout']:,} holdout "
             + ("images" if real.facts["modality"] == "image" else "rows")
         )
-        if isinstance(schema, TableSchema):
+        beside = schema.table if isinstance(schema, ImageSchema) else schema
+        if beside is not None:
             table = Table("column", "kind", "type", "missing", "role", box=None, padding=(0, 2))
-            for column in schema.columns:
+            for column in beside.columns:
                 table.add_row(
                     escape(column.name),
                     column.kind,
                     column.stored or column.dtype,
                     "yes" if column.nullable else "",
-                    _role(column.name, schema),
+                    _role(column.name, beside),
                 )
             self.out.print(table)
-        else:
+        if isinstance(schema, ImageSchema):
             self.out.print(
                 f"{schema.height} x {schema.width} pixels, {schema.channels} channel(s), "
                 f"{len(schema.classes)} class(es)"
@@ -114,11 +115,16 @@ class Terminal:
         if self.as_json:
             self._json(_result_json(result))
             return
+        if result.rows is not None:
+            self.out.print("[bold]the rows beside the images[/]")
+            self.show_verdict(result.rows)
+            self.out.print("[bold]the images[/]")
         self.show_verdict(result.verdict)
         for sheet in result.owners_sheets:
             self.out.print(f"[dim]shows real images, for you alone: {sheet}[/]", soft_wrap=True)
         if published is None:
-            failed = ", ".join(gate.gate for gate in result.verdict.blocking)
+            verdicts = [v for v in (result.rows, result.verdict) if v is not None]
+            failed = ", ".join(gate.gate for verdict in verdicts for gate in verdict.blocking)
             self.out.print(f"[red]quarantined[/]: stopped by {failed}; nothing was published")
             self.out.print(f"report: {result.report}", soft_wrap=True)
             return

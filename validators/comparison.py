@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from generators.base import SchemaError, derive_seed
-from generators.schema import Data, Schema, TableSchema
+from generators.schema import Data, Images, ImageSchema, Schema, TableSchema
 
 from .binning import BINS, COARSE_BINS, TableEncoding, encode
 
@@ -74,6 +74,20 @@ class Comparison:
     entity: tuple[str, ...] = ()
     encoder: Encoder | None = None
     losses: ModelLosses | None = None
+
+    @cached_property
+    def beside(self) -> Comparison | None:
+        """The rows that stand beside the images, compared as tables; None without any."""
+        schema = self.schema.table if isinstance(self.schema, ImageSchema) else None
+        if schema is None:
+            return None
+        synthetic, train, holdout = (
+            part.rows if isinstance(part, Images) else None
+            for part in (self.synthetic, self.train, self.holdout)
+        )
+        if synthetic is None or train is None or holdout is None:
+            raise SchemaError("images with a table must have rows, some have none; give them")
+        return Comparison(synthetic, train, holdout, schema, self.seed, entity=self.entity)
 
     def rng(self, metric: str) -> np.random.Generator:
         """A generator that depends on the seed and the metric's name alone."""

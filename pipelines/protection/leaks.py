@@ -224,6 +224,7 @@ _TEXT_TYPES = ("string", "large_string", "string_view")
 
 def _row_hashes(data: Data, schema: Schema) -> np.ndarray:
     if isinstance(data, Images):
+        # With a row beside it, too, a copied picture is a copy.
         flat = pd.DataFrame({"picture": [image.tobytes() for image in data.pixels]})
         return _hashed(flat.assign(label=data.labels))
     if not isinstance(schema, TableSchema):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -210,7 +211,10 @@ def columns_of(schema: Schema, names: Sequence[str] = ()) -> tuple[ColumnInfo, .
     from .parquet import arrow_type
 
     if isinstance(schema, ImageSchema):
-        return _image_columns(schema, with_origin="seed" in names)
+        if schema.table is None:
+            return _image_columns(schema, with_origin="seed" in names)
+        (image,) = _image_columns(replace(schema, classes=("all",)), with_origin=False)[1:]
+        return (*columns_of(schema.table), image)
     roles = dict.fromkeys(schema.protected, "protected") | {schema.target: "target"}
     return tuple(
         ColumnInfo(

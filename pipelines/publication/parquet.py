@@ -40,6 +40,8 @@ PREFIX = "likeness:"
 _DICTIONARY_SHARE = 1 / 8
 _DICTIONARY_SAMPLE = 65_536
 
+IMAGE = "image"
+"""The column of the images."""
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -75,7 +77,8 @@ def to_arrow(data: Data, schema: Schema, origin: Origin | None = None) -> pa.Tab
 
     Images become the columns ``id``, ``label`` and ``label_name`` (where there are classes),
     ``seed``, ``nfe`` and ``model`` (where the origin is known) and, last, ``image``: a struct of
-    PNG ``bytes`` and a ``path``. Every image is encoded anew and marked as generated.
+    PNG ``bytes`` and a ``path``. Where images have rows, the columns of these stand in the place of
+    ``id`` and the labels. Every image is encoded anew and marked as generated.
 
     Args:
         data: the rows or images.
@@ -277,8 +280,11 @@ def _images_to_arrow(images: Images, schema: ImageSchema, origin: Origin | None)
             f"got {images.pixels.shape[1:]}"
         )
     count = len(images)
-    columns: dict[str, pa.Array] = {"id": pa.array(np.arange(count, dtype=np.int64))}
-    if schema.labelled:
+    beside = _rows_beside(images, schema)
+    columns: dict[str, pa.Array] = {}
+    if beside is None:
+        columns["id"] = pa.array(np.arange(count, dtype=np.int64))
+    if beside is None and schema.labelled:
         labels = np.asarray(images.labels, dtype=np.int64)
         if count and (labels.min() < 0 or labels.max() >= len(schema.classes)):
             raise SchemaError(
@@ -295,9 +301,23 @@ def _images_to_arrow(images: Images, schema: ImageSchema, origin: Origin | None)
         }
     encoded = pa.array([encode_png(pixels) for pixels in images.pixels], pa.binary())
     paths = pa.array([f"{number:08d}.png" for number in range(count)], pa.string())
-    columns["image"] = pa.StructArray.from_arrays([encoded, paths], fields=list(IMAGE_TYPE))
+    columns[IMAGE] = pa.StructArray.from_arrays([encoded, paths], fields=list(IMAGE_TYPE))
     fields = [pa.field(name, array.type, nullable=False) for name, array in columns.items()]
-    return pa.table(list(columns.values()), schema=pa.schema(fields))
+    if beside is None:
+        return pa.table(list(columns.values()), schema=pa.schema(fields))
+    whole = pa.schema([*beside.schema, *fields])
+    return pa.table([*beside.columns, *columns.values()], schema=whole)
+
+
+def _rows_beside(images: Images, schema: ImageSchema) -> pa.Table | None:
+    if schema.table is None:
+        return None
+    if images.rows is None or IMAGE in schema.table.names:
+        raise SchemaError(
+            f"images with a table must have rows, none of whose columns is called {IMAGE}; "
+            "give rows, rename the column"
+        )
+    return _table_to_arrow(images.rows, schema.table)
 
 
 def _low_cardinality(column: pa.ChunkedArray) -> bool:

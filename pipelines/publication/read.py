@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from generators.base import SchemaError
 from generators.dtypes import plain_of_arrow, restored
-from generators.schema import Column, Data, Images, ImageSchema, Schema
+from generators.schema import Column, Data, Images, ImageSchema, Schema, TableSchema
 
 from .digest import decode_image
 from .parquet import read_parquet
@@ -26,12 +26,18 @@ def read_published(files: Sequence[Path], schema: Schema) -> Data:
     if not files:
         raise SchemaError("published data must have at least one file, got none; name its files")
     table = pa.concat_tables([read_parquet(file).replace_schema_metadata(None) for file in files])
-    names = ["image"] if isinstance(schema, ImageSchema) else list(schema.names)
+    table_schema = schema.table if isinstance(schema, ImageSchema) else schema
+    names = ["image"] if isinstance(schema, ImageSchema) else []
+    names += list(table_schema.names) if table_schema is not None else []
     missing = [name for name in names if name not in table.column_names]
     if missing:
         raise SchemaError(f"the files must hold the columns {missing}, they do not; check them")
     if isinstance(schema, ImageSchema):
         return _images(table, schema)
+    return _frame(table, schema)
+
+
+def _frame(table: pa.Table, schema: TableSchema) -> pd.DataFrame:
     columns = {column.name: _series(table.column(column.name), column) for column in schema.columns}
     return pd.DataFrame(columns, columns=list(schema.names))
 
@@ -47,6 +53,11 @@ def _images(table: pa.Table, schema: ImageSchema) -> Images:
         if image.shape != shape[1:]:
             raise SchemaError(f"image {row} must be of shape {shape[1:]}, it is {image.shape}")
         pixels[row] = image
+    if schema.table is not None:
+        rows = _frame(table, schema.table)
+        numbers = {name: number for number, name in enumerate(schema.classes)}
+        named = [numbers[str(value)] for value in rows[schema.label]]
+        return Images(pixels, np.array(named, np.int64), rows)
     if schema.labelled:
         labels = table.column("label").to_numpy().astype(np.int64)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from generators.base import DataError, ParameterError
 from generators.schema import Images, ImageSchema
 
 from .pixels import Encoded, decode_all
-from .tables import opened, whole
+from .tables import ArrowTable, check_names, opened, whole
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
@@ -35,12 +35,14 @@ class RawImages:
         schema: their size and classes.
         unreadable: how many files were left out because they could not be read.
         notes: what was done to them to make them one set, a sentence each.
+        table: the row of each image, where its owner wants the columns beside them learned.
     """
 
     images: Images
     schema: ImageSchema
     unreadable: int = 0
     notes: tuple[str, ...] = ()
+    table: ArrowTable | None = None
 
 
 def read_folder(path: Path, side: int | None = None) -> RawImages:
@@ -74,7 +76,7 @@ def read_folder(path: Path, side: int | None = None) -> RawImages:
             "either all images lie in class sub-folders or none, some lie beside them; move them"
         )
     labels = [index.get(file.parent.name, 0) for file in files]
-    return _assembled(files, labels, classes, side, ())
+    return _assembled(files, labels, classes, side, ())[0]
 
 
 def image_columns(schema: pa.Schema) -> list[str]:
@@ -114,7 +116,8 @@ def read_parquet(path: Path, side: int | None = None, label: str | None = None) 
     Args:
         path: a file with one column of images.
         side: see ``pixels.decode_all``.
-        label: the column of the classes; by default one of the usual names.
+        label: the column of the classes; by default one of the usual names. Where it is given, the
+            columns beside it are a table of which each row belongs to an image.
 
     Raises:
         DataError: damaged file, no bytes, too many unreadable images.
@@ -123,13 +126,25 @@ def read_parquet(path: Path, side: int | None = None, label: str | None = None) 
     with whole(path), opened(path) as file:
         schema = file.schema_arrow
         (column,) = _one(image_columns(schema), path)
-        label = label_column(schema.names, label)
+        asked, label = label, label_column(schema.names, label)
         names = {column, label, NAME_COLUMN} & set(schema.names)
-        table = file.read(columns=[name for name in schema.names if name in names])
-    others = [n for n in schema.names if n not in names and not _INDEX_NAME.fullmatch(n)]
-    notes = [f"columns left out, an image set has images and classes: {', '.join(others)}"]
+        all_names = [name for name in schema.names if not _INDEX_NAME.fullmatch(name)]
+        others = [name for name in all_names if name not in names]
+        linked = bool(asked and others)
+        wanted = all_names if linked else [name for name in all_names if name in names]
+        table = file.read(columns=wanted)
+    notes = [
+        f"columns left out: {', '.join(others)}; --target NAME, the column of the classes, learns "
+        "them beside the images"
+    ]
     labels, classes = _labels(table, label, _class_names(schema, label))
-    return _assembled(_blobs(table, column), labels, classes, side, notes if others else ())
+    left_out = notes if others and not linked else ()
+    raw, kept = _assembled(_blobs(table, column), labels, classes, side, left_out)
+    if not linked:
+        return raw
+    rows = table.drop_columns([column]).replace_schema_metadata(None).take(pa.array(kept))
+    check_names(rows.column_names)
+    return replace(raw, table=ArrowTable(rows, len(rows)))
 
 
 def label_column(names: Sequence[str], wanted: str | None) -> str | None:
@@ -223,9 +238,11 @@ def _assembled(
     classes: Sequence[str],
     side: int | None,
     notes: Sequence[str],
-) -> RawImages:
+) -> tuple[RawImages, np.ndarray]:
+    """The set, and the numbers of the pictures in it."""
     pictures = decode_all(encoded, side)
     height, width, channels = (int(length) for length in pictures.pixels.shape[1:])
     schema = ImageSchema(height, width, channels, tuple(classes))
     images = Images(pictures.pixels, np.asarray(labels, np.int64)[pictures.kept])
-    return RawImages(images, schema, pictures.unreadable, (*notes, *pictures.notes))
+    told = (*notes, *pictures.notes)
+    return RawImages(images, schema, pictures.unreadable, told), pictures.kept

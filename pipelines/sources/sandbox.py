@@ -119,14 +119,17 @@ def _too_much(source: SourceSpec) -> DataError:
 
 def _result(folder: Path, source: SourceSpec) -> RawTable | RawImages:
     facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+    table = None
     if (folder / _TABLE).is_file():
-        return ArrowTable(pq.read_table(folder / _TABLE), facts["seen"]).raw()
+        table = ArrowTable(pq.read_table(folder / _TABLE), facts["seen"])
+        if "schema" not in facts:
+            return table.raw()
     schema = schema_from_json(facts["schema"])
     if not isinstance(schema, ImageSchema):
         raise DataError(f"a {source.kind} source must hold images, it holds none; give others")
     arrays = load_file(folder / _PIXELS)
     images = Images(arrays["pixels"], arrays["labels"])
-    return RawImages(images, schema, facts["unreadable"], tuple(facts["notes"]))
+    return RawImages(images, schema, facts["unreadable"], tuple(facts["notes"]), table)
 
 
 @contextlib.contextmanager
@@ -197,6 +200,9 @@ def _read_into(folder: Path, source: SourceSpec) -> None:
             "unreadable": raw.unreadable,
             "notes": raw.notes,
         }
+        if raw.table is not None:
+            pq.write_table(raw.table.table, folder / _TABLE, compression="none")
+            facts["seen"] = raw.table.seen
     else:
         pq.write_table(raw.table, folder / _TABLE, compression="none")
         facts = {"seen": raw.seen}
