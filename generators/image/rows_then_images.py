@@ -27,8 +27,6 @@ from ..base import (
 from ..schema import Images, ImageSchema
 
 _ROWS, _IMAGES = "rows.", "images."
-_SPARE = 1.2
-"""Images that are made to choose from, where a family cannot be told the classes."""
 
 
 @dataclass(kw_only=True)
@@ -56,7 +54,10 @@ class RowsThenImages(Resumable):
 
     def __post_init__(self) -> None:
         self.table_ = self._part(self.rows, "table", self.rows_settings)
-        self.pictures_ = self._part(self.images, "image", self.images_settings)
+        pictures = self._part(self.images, "image", self.images_settings)
+        if not isinstance(pictures, Labelled):
+            raise ParameterError(f"{self.images} cannot be told the classes; choose another")
+        self.pictures_: Labelled = pictures
         if not (self.table_.persistent and self.pictures_.persistent):
             raise ParameterError(f"{self.rows} cannot be saved, a part must be; choose another")
 
@@ -64,6 +65,11 @@ class RowsThenImages(Resumable):
     def evaluations(self) -> int:
         """Those of the image family."""
         return self.pictures_.evaluations
+
+    def row_seeds(self, n: int, seed: int) -> np.ndarray:
+        """The seeds of images without a table: those of the image family."""
+        seeds = [self.pictures_.row_seeds(block.size, block.seed) for block in self.blocks(n, seed)]
+        return np.concatenate([np.zeros(0, np.int64), *seeds])
 
     def _part(self, family: str, modality: str, settings: dict[str, Any]) -> Generator:
         from .. import GENERATORS
@@ -102,29 +108,9 @@ class RowsThenImages(Resumable):
         )
         names = {name: number for number, name in enumerate(schema.classes)}
         labels = np.array([names[str(v)] for v in rows[schema.label]], np.int64)  # type: ignore[index]
-        made = self._made(labels, derive_seed(self.name, "images", block.seed))
+        seed = derive_seed(self.name, "images", block.seed)
+        made = self.pictures_.sample_labelled(labels, seed=seed)
         return Images(made.pixels, labels, rows)  # type: ignore[arg-type]
-
-    def _made(self, labels: np.ndarray, seed: int) -> Images:
-        """An image of each label."""
-        if isinstance(self.pictures_, Labelled):
-            return self.pictures_.sample_labelled(labels, seed=seed)
-        classes = len(cast("ImageSchema", self.schema_).classes)
-        wanted = np.bincount(labels, minlength=classes)
-        count = max(len(labels), 1)
-        while True:
-            count = int(_SPARE * count) + classes
-            found = cast("Images", self.pictures_.sample(count, seed=seed))
-            held = np.bincount(found.labels, minlength=classes)
-            if (held >= wanted).all():
-                break
-            if (held[wanted > 0] == 0).any() and count > 1000 * (len(labels) + classes):
-                raise DataError("every class of the rows needs images, one has none; give data")
-        chosen = np.empty(len(labels), np.int64)
-        for label in np.flatnonzero(wanted):
-            own = np.flatnonzero(found.labels == label)[: wanted[label]]
-            chosen[labels == label] = own
-        return found.take(chosen)
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays: dict[str, np.ndarray] = {}

@@ -161,7 +161,8 @@ def test_parquet_with_and_without_labels_and_paths(tmp_path: Path) -> None:
     assert bare.images.labels.tolist() == [1, 0, 1, 0]
     unnamed = read(tmp_path / "b.parquet")
     assert unnamed.schema.classes == ("all",)
-    assert unnamed.notes == ("columns left out, an image set has images and classes: digit",)
+    assert len(unnamed.notes) == 1
+    assert unnamed.notes[0].startswith("columns left out: digit; --target NAME")
     with pytest.raises(ParameterError, match="--target must name a column"):
         read(tmp_path / "b.parquet", label="nothing")
 
