@@ -7,6 +7,7 @@ numbers are kept in the vault, beside the dataset that they are about.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from generators.base import OnProgress, ParameterError, derive_seed
-from generators.schema import TableSchema
+from generators.schema import Data, Images, ImageSchema
 from validators.privacy.canaries import CanaryAudit, audit_canaries, plant
+from validators.privacy.images import audit_image_canaries, plant_images
 from validators.statistics import Estimate
 
 from .boundary import guarded
@@ -57,7 +59,7 @@ def audit(
     An audit that was done before is found again: equal inputs give equal numbers.
 
     Raises:
-        ParameterError: the data are images.
+        ParameterError: the generator does not suit the data.
         DataError: the holdout is too small to give canaries.
     """
     path = release.audit_file(canaries)
@@ -79,25 +81,44 @@ def audit(
 
 
 def _measured(release: Release, count: int, progress: OnProgress | None) -> CanaryAudit:
-    schema, train, holdout = release.real.schema, release.real.train(), release.real.holdout()
-    if (
-        not isinstance(schema, TableSchema)
-        or not isinstance(train, pd.DataFrame)
-        or not isinstance(holdout, pd.DataFrame)
-    ):
-        raise ParameterError(
-            "an audit plants rows in a table, this dataset holds images; their memorisation is "
-            "measured by `likeness run`"
-        )
+    train, holdout, schema = release.real.train(), release.real.holdout(), release.real.schema
     rng = np.random.default_rng(derive_seed("canaries", release.model_key))
+    rows = release.spec.rows or len(train)
+
+    def sampled(data: Data) -> Data:
+        generator = new_generator(release).fit(data, schema, progress=progress)
+        return generator.sample(rows, seed=release.spec.seed, progress=progress)
+
+    if isinstance(train, Images) and isinstance(holdout, Images):
+        return _of_images(train, holdout, count, sampled, rng)
+    if isinstance(train, Images) or isinstance(holdout, Images) or isinstance(schema, ImageSchema):
+        raise ParameterError("an audit needs data of one kind; ingest them again")
     canaries, unseen = plant(train, holdout, schema, count, rng)
     inserted = rng.random(len(canaries)) < 0.5
     with_canaries = pd.concat([train, canaries[inserted]], ignore_index=True).astype(train.dtypes)
     # The canaries must not lie at the end, where some samplings of rows would treat them alike.
     mixed = with_canaries.iloc[rng.permutation(len(with_canaries))].reset_index(drop=True)
-    generator = new_generator(release).fit(mixed, schema, progress=progress)
-    rows = release.spec.rows or len(train)
-    synthetic = generator.sample(rows, seed=release.spec.seed, progress=progress)
+    synthetic = sampled(mixed)
     if not isinstance(synthetic, pd.DataFrame):
         raise ParameterError("an audit needs a generator of tables; choose another")
     return audit_canaries(synthetic, canaries, inserted, unseen, schema)
+
+
+def _of_images(
+    train: Images,
+    holdout: Images,
+    count: int,
+    sampled: Callable[[Data], Data],
+    rng: np.random.Generator,
+) -> CanaryAudit:
+    canaries, unseen = plant_images(train, holdout, count, rng)
+    inserted = rng.random(len(canaries)) < 0.5
+    planted = canaries.take(np.flatnonzero(inserted))
+    both = Images(
+        np.concatenate([train.pixels, planted.pixels]),
+        np.concatenate([train.labels, planted.labels]),
+    )
+    synthetic = sampled(both.take(rng.permutation(len(both))))
+    if not isinstance(synthetic, Images):
+        raise ParameterError("an audit of images needs a generator of images; choose another")
+    return audit_image_canaries(synthetic, canaries, inserted, unseen)

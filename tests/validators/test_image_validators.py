@@ -14,7 +14,7 @@ from scipy.ndimage import uniform_filter
 from scipy.spatial.distance import cdist
 from sklearn.datasets import load_digits
 
-from generators.base import ParameterError, SchemaError
+from generators.base import DataError, ParameterError, SchemaError
 from generators.schema import Images, ImageSchema
 from validators import VALIDATORS
 from validators.comparison import Comparison, ModelLosses
@@ -30,7 +30,13 @@ from validators.image_distances import (
 )
 from validators.image_encoder import Encoder
 from validators.image_features import ImageFeatures, build_network, shrink, turned
-from validators.privacy.images import ImageCopies, identities, memorised
+from validators.privacy.images import (
+    ImageCopies,
+    audit_image_canaries,
+    identities,
+    memorised,
+    plant_images,
+)
 from validators.privacy.neighbours import PixelPoints, ShiftedPoints
 
 SCHEMA = ImageSchema(8, 8, 1, tuple("0123456789"))
@@ -290,6 +296,26 @@ def test_the_models_own_losses_are_an_attack(real):
         assert (score.low > 0.55) if leaks else (score.low <= 0.5 <= score.high)
     other = {s.metric: s for s in ImageCopies()(Comparison(real[2], real[0], real[1], SCHEMA))}
     assert "not applicable" in other["membership_loss_auc"].skipped
+
+
+def test_canaries_are_found_in_the_images_of_a_copier_alone(real):
+    train, holdout, fresh_images = real
+    rng = np.random.default_rng(0)
+    canaries, unseen = plant_images(train, holdout, 200, rng)
+    assert len(canaries) == 200
+    assert len(unseen) == 300
+    inserted = rng.random(200) < 0.5
+    planted = canaries.take(np.flatnonzero(inserted))
+    copies = Images(
+        np.concatenate([train.pixels, planted.pixels]),
+        np.concatenate([train.labels, planted.labels]),
+    )
+    copier = audit_image_canaries(copies, canaries, inserted, unseen)
+    careful = audit_image_canaries(fresh_images, canaries, inserted, unseen)
+    assert copier.epsilon.low > 1.5
+    assert careful.epsilon.low < 0.3
+    with pytest.raises(DataError, match="at least 50 canaries, 60 unseen images give 30"):
+        plant_images(train, holdout.take(np.arange(60)), 200, rng)
 
 
 class Columns(torch.nn.Module):

@@ -16,12 +16,14 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from generators.base import DataError
 from generators.schema import Images
 from validators.base import Score, skipped
 from validators.comparison import Comparison, ModelLosses
 from validators.image_features import ImageFeatures, shrink
 from validators.statistics import Estimate, two_proportion_difference
 
+from .canaries import MIN_CANARIES, CanaryAudit, bound_epsilon
 from .copies import Pull, copy_excess, pick_rows, privacy_score
 from .membership import (
     MIN_NON_MEMBERS,
@@ -35,6 +37,7 @@ from .neighbours import ImagePoints, PixelPoints, ShiftedPoints, nearest
 
 RATIO = 1 / 3
 """An image is memorised when its nearest train image is this much nearer than the second."""
+_NEIGHBOURS = 5
 IN_FEATURES = "in features"
 """Subject of what is measured as networks see the images, not pixel by pixel."""
 
@@ -206,3 +209,62 @@ def loss_scores(losses: ModelLosses | None, rng: np.random.Generator) -> list[Sc
         for part in (losses.members, losses.others)
     )
     return [auc_score(Attacks(members, others), rng, metric)]
+
+
+def plant_images(
+    real: Images, unseen: Images, count: int, rng: np.random.Generator
+) -> tuple[Images, Images]:
+    """At most ``count`` canaries, and the unseen images that remain to compare with.
+
+    Half of them are the most isolated unseen images; the other half are chimeras, the upper half
+    of an unseen image above the lower half of a random train image: no other image explains them.
+
+    Args:
+        real: the train images.
+        unseen: images that the generator does not see; at most half of them become canaries.
+        count: of canaries.
+        rng: of the choice.
+
+    Raises:
+        DataError: the unseen images are too few.
+    """
+    wanted = min(count, len(unseen) // 2) // 2
+    if 2 * wanted < MIN_CANARIES:
+        raise DataError(
+            f"an audit needs at least {MIN_CANARIES} canaries, {len(unseen)} unseen images give "
+            f"{2 * wanted}; hold out more images"
+        )
+    points = points_of(unseen.pixels)
+    # The nearest is the image itself.
+    lonely = nearest(points, points, _NEIGHBOURS + 1)[:, 1:].mean(axis=1)
+    order = np.argsort(-(lonely + 1e-9 * rng.random(len(lonely))), kind="stable")
+    isolated, rest = order[:wanted], order[wanted:]
+    chosen = rng.permutation(rest)[:wanted]
+    chimeras = unseen.pixels[chosen].copy()
+    half = chimeras.shape[1] // 2
+    chimeras[:, half:] = real.pixels[rng.integers(0, len(real), wanted), half:]
+    canaries = Images(
+        np.concatenate([unseen.pixels[isolated], chimeras]),
+        np.concatenate([unseen.labels[isolated], unseen.labels[chosen]]),
+    )
+    kept = np.setdiff1d(np.arange(len(unseen)), np.concatenate([isolated, chosen]))
+    return canaries, unseen.take(kept)
+
+
+def audit_image_canaries(
+    synthetic: Images, canaries: Images, inserted: np.ndarray, unseen: Images
+) -> CanaryAudit:
+    """Guess from the synthetic images which canaries were trained on, and bound ε by the hits.
+
+    A canary's score is its nearness to the synthetic images, calibrated by how isolated it lies
+    among unseen ones.
+
+    Args:
+        synthetic: sampled from the model that was trained with the canaries.
+        canaries: all of them.
+        inserted: which ones were among the train images, boolean (N,), by fair coins.
+        unseen: real images that were neither trained on nor canaries.
+    """
+    released, known = points_of(synthetic.pixels), points_of(unseen.pixels)
+    scores = distance_scores(points_of(canaries.pixels), released, known)[0][2]
+    return bound_epsilon(scores, np.asarray(inserted, dtype=bool))
