@@ -1,15 +1,21 @@
-"""The image diffusion family on real images with a holdout.
+"""Image families on real images with a holdout, one row a training.
 
-    python benchmarks/images.py --steps 900
-    python benchmarks/images.py --parquet train.parquet --test test.parquet --minutes 6
+    python benchmarks/images.py --minutes 3
+    python benchmarks/images.py --data FOLDER --minutes 15 --models diffusion,image-vae
+    python benchmarks/images.py --data FOLDER --minutes 15 --models diffusers --python PYTHON
 
-Without a file the images are scikit-learn's 8x8 digits, a fifth held out. A file holds the columns
-``image`` (struct of bytes and path) and ``label``. The generator learns the train images and
-samples as many. Measured are seconds, images per second in training and sampling, the accuracy of
-a classifier of pixels that is trained on synthetic and on real images (a support vector machine,
-which no part of Likeness uses), and the scores of Likeness's image validators, each beside its real
-counterpart. The result goes to ``benchmarks/results/`` as JSON with machine, versions and command,
-and as a contact sheet of synthetic images, one row a class.
+Without a folder the images are scikit-learn's 8x8 digits, a fifth held out. A folder holds
+``train.parquet`` and ``test.parquet`` with the columns ``image`` (struct of bytes and path) and
+``label``. A family learns the train images and samples as many; ``diffusers`` is the unconditional
+recipe of that library, in an environment of its own (``peers/diffusers_unconditional.py``), and has
+no labels. Measured are seconds, images per second in training and sampling, the accuracy of a
+support vector machine on pixels (which no part of Likeness uses) and of the classifiers of
+Likeness's validators, trained on synthetic, on real and on both, and the scores of the image
+validators, each beside its real counterpart.
+
+Rows are merged into ``benchmarks/results/images-NAME.json`` by model, minutes, seed and settings,
+with machine, versions, commit and command; ``images-NAME.md`` is their table, and
+``images-NAME-MODEL-MINUTES.png`` a contact sheet of synthetic images, one row a class.
 """
 
 from __future__ import annotations
@@ -20,8 +26,11 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -37,16 +46,34 @@ from sklearn.svm import SVC
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from generators import GENERATORS, Images, ImageSchema
-from generators.base import Progress
+from generators.base import Generator, Progress
 from generators.image.diffusion import Diffusion, automatic_batch_size
 from validators import VALIDATORS
 from validators.comparison import Comparison
+from validators.image_features import run as outputs
+from validators.image_features import shrink, to_tensor, train_network
 
-RESULTS = Path(__file__).resolve().parent / "results"
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
 VERSIONS = ("numpy", "scikit-learn", "torch")
 SCORES = ("image-fidelity", "image-diversity", "image-utility", "image-copies")
 MAX_CLASSIFIED = 5_000
+CLASSIFIER_SEEDS, CLASSIFIER_STEPS = 5, 1_500
 SHEET_COLUMNS = 16
+PEER = "diffusers"
+TABLE = {
+    "trained": "{}",
+    "fit s": "{:.0f}",
+    "train images/s": "{:.0f}",
+    "sample images/s": "{:.0f}",
+    "tstr_gap": "{:+.1%}",
+    "real + synthetic gain": "{:+.1%}",
+    "frechet_ratio": "{:.2f}",
+    "coverage_ratio": "{:.3f}",
+    "label_fidelity": "{:.3f}",
+    "memorisation_excess": "{:+.1%}",
+    "membership_auc": "{:.3f}",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,30 +89,49 @@ class Task:
 def main() -> None:
     """Run the benchmark that the command line asks for."""
     options = _options()
-    task = read_task(options.parquet, options.test)
-    figures: dict[str, Any] = {}
-    for seed in range(options.seeds):
-        sheet = RESULTS / f"images-{task.name}.png" if seed == 0 else None
-        figures[f"seed {seed}"] = measure(task, settings(options, seed), sheet)
-        print(json.dumps(figures[f"seed {seed}"], indent=1), flush=True)
-    write(task, figures)
+    task = digits() if options.data is None else read_task(options.data)
+    for model in options.models.split(","):
+        for seed in range(options.seed, options.seed + options.seeds):
+            row = measure(task, options, model, seed)
+            print(json.dumps(row, indent=1), flush=True)
+            merge(task, row)
 
 
-def settings(options: argparse.Namespace, seed: int) -> dict[str, Any]:
+def measure(task: Task, options: argparse.Namespace, model: str, seed: int) -> dict[str, Any]:
+    """The row of one training; writes its contact sheet."""
+    if model == PEER:
+        synthetic, facts = peer(task, options, seed)
+    else:
+        synthetic, facts = trained(task, settings(options, model, seed), model)
+    budget = "default" if options.minutes is None else f"{options.minutes:g}min"
+    if seed == options.seed:
+        RESULTS.mkdir(exist_ok=True)
+        contact_sheet(synthetic, task.schema).save(
+            RESULTS / f"images-{task.name}-{model}-{budget}.png"
+        )
+    return {
+        "model": model,
+        "budget": budget,
+        "seed": seed,
+        **facts,
+        **accuracies(task, synthetic, labelled=model != PEER),
+        **scores(task, synthetic, labelled=model != PEER),
+        **circumstances(),
+    }
+
+
+def settings(options: argparse.Namespace, model: str, seed: int) -> dict[str, Any]:
     """The hyper-parameters that the command line sets."""
     chosen = json.loads(options.parameters)
-    if options.steps is not None:
-        chosen["steps"] = options.steps
     if options.minutes is not None:
         chosen["max_minutes"] = options.minutes
-    return {**chosen, "seed": seed}
+    known = GENERATORS[model].__dataclass_fields__
+    return {**{name: value for name, value in chosen.items() if name in known}, "seed": seed}
 
 
-def measure(task: Task, chosen: dict[str, Any], sheet: Path | None) -> dict[str, Any]:
-    """All figures of one training; writes the contact sheet where one is asked for."""
-    model = GENERATORS["diffusion"].from_parameters(chosen)
-    if not isinstance(model, Diffusion):
-        raise TypeError("the diffusion family must be Diffusion")
+def trained(task: Task, chosen: dict[str, Any], name: str) -> tuple[Images, dict[str, Any]]:
+    """What a family of ours makes, and what it took."""
+    model = GENERATORS[name].from_parameters(chosen)
     started = time.perf_counter()
     model.fit(task.train, task.schema, progress=Reporter())
     fitted = time.perf_counter()
@@ -93,36 +139,92 @@ def measure(task: Task, chosen: dict[str, Any], sheet: Path | None) -> dict[str,
     sampled = time.perf_counter()
     if not isinstance(synthetic, Images):
         raise TypeError("an image family must give Images")
-    if sheet is not None:
-        contact_sheet(synthetic, task.schema).save(sheet)
-    done = model.loss_history_[-1][0]
-    device = next(model.network_.parameters()).device
-    batch = model.batch_size or automatic_batch_size(len(task.train), device)
-    return {
+    return synthetic, {
         "parameters": model.parameters(),
+        **_course(model, len(task.train), fitted - started),
+        "fit s": fitted - started,
+        "sample s": sampled - fitted,
+        "sample images/s": len(synthetic) / (sampled - fitted),
+    }
+
+
+def _course(model: Generator, images: int, seconds: float) -> dict[str, Any]:
+    steps = model.loss_history_[-1][0] if model.loss_history_ else 0
+    if not isinstance(model, Diffusion):
+        return {"trained": f"{steps:,} steps", "notes": list(model.training_notes_)}
+    device = next(model.network_.parameters()).device
+    seen = steps * (model.batch_size or automatic_batch_size(images, device))
+    return {
+        "trained": f"{seen / images:.0f} epochs",
         "steps": model.steps_,
-        "steps done": done,
+        "steps done": steps,
         "weights of step": model.chosen_[0],
         "held-out loss": min((loss for _, loss in model.validation_history_), default=None),
         "held-out minus train loss": model.gap_,
-        "fit s": fitted - started,
-        "sample s": sampled - fitted,
-        "train images/s": done * batch / (fitted - started),
-        "sample images/s": len(synthetic) / (sampled - fitted),
-        **accuracies(task, synthetic),
-        **scores(task, synthetic),
+        "train images/s": seen / seconds,
     }
 
 
-def accuracies(task: Task, synthetic: Images) -> dict[str, float]:
-    """Accuracy on real test images after learning synthetic (TSTR) and real images (TRTR)."""
+def peer(task: Task, options: argparse.Namespace, seed: int) -> tuple[Images, dict[str, Any]]:
+    """What the unconditional recipe of diffusers makes, in the environment of ``--python``."""
+    if options.python is None or options.minutes is None:
+        raise SystemExit("diffusers needs --python of its own environment, and --minutes")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "train.npy", task.train.pixels)
+        script = HERE / "peers" / "diffusers_unconditional.py"
+        command = [str(options.python), str(script), str(folder), str(options.minutes), str(seed)]
+        subprocess.run(command, check=True)
+        pixels = np.load(folder / "synthetic.npy")
+        facts = json.loads((folder / "cost.json").read_text())
+    return Images(pixels, np.zeros(len(pixels), np.int64)), facts
+
+
+def accuracies(task: Task, synthetic: Images, *, labelled: bool) -> dict[str, float]:
+    """Accuracy on real test images after learning real, synthetic, and both kinds of images."""
+    if not (labelled and task.schema.labelled):
+        return {}
+    both = Images(
+        np.concatenate([task.train.pixels, synthetic.pixels]),
+        np.concatenate([task.train.labels, synthetic.labels]),
+    )
     figures = {
-        name: SVC(C=10)
-        .fit(flat(images), images.labels[:MAX_CLASSIFIED])
-        .score(flat(task.test), task.test.labels[:MAX_CLASSIFIED])
-        for name, images in (("SVM TSTR", synthetic), ("SVM TRTR", task.train))
+        f"SVM {name}": float(
+            SVC(C=10)
+            .fit(flat(images), images.labels[:MAX_CLASSIFIED])
+            .score(flat(task.test), task.test.labels[:MAX_CLASSIFIED])
+        )
+        for name, images in (("TSTR", synthetic), ("TRTR", task.train))
     }
-    return {**figures, "SVM gap": figures["SVM TRTR"] - figures["SVM TSTR"]}
+    real = [network_accuracy(task, task.train, seed) for seed in range(CLASSIFIER_SEEDS)]
+    with_synthetic = [network_accuracy(task, both, seed) for seed in range(CLASSIFIER_SEEDS)]
+    gains = np.subtract(with_synthetic, real)
+    return {
+        **figures,
+        "SVM gap": figures["SVM TRTR"] - figures["SVM TSTR"],
+        "real accuracy": float(np.mean(real)),
+        "real + synthetic accuracy": float(np.mean(with_synthetic)),
+        "real + synthetic gain": float(gains.mean()),
+        "real + synthetic gain, standard error": float(gains.std(ddof=1) / len(gains) ** 0.5),
+    }
+
+
+def network_accuracy(task: Task, images: Images, seed: int) -> float:
+    """Accuracy on the test images of a small network that learned ``images``; equal effort."""
+    scale = task.train.pixels.mean(), task.train.pixels.std()
+
+    def inputs(part: Images) -> torch.Tensor:
+        return to_tensor((shrink(part.pixels) - scale[0]) / scale[1])
+
+    network = train_network(
+        inputs(images),
+        torch.from_numpy(images.labels),
+        len(task.schema.classes),
+        generator=torch.Generator().manual_seed(seed),
+        steps=CLASSIFIER_STEPS,
+    )
+    guesses = outputs(network, inputs(task.test)).argmax(axis=1)
+    return float((guesses == task.test.labels).mean())
 
 
 def flat(images: Images) -> np.ndarray:
@@ -132,9 +234,15 @@ def flat(images: Images) -> np.ndarray:
     return pixels
 
 
-def scores(task: Task, synthetic: Images) -> dict[str, list[float | None]]:
+def scores(task: Task, synthetic: Images, *, labelled: bool) -> dict[str, list[float | None]]:
     """Estimate, ends of the 95 % interval and real counterpart of every image score."""
-    comparison = Comparison(synthetic, task.train, task.test, task.schema)
+    train, test, schema = task.train, task.test, task.schema
+    if not labelled:
+        height, width, channels = train.pixels.shape[1:]
+        schema = ImageSchema(height, width, channels)
+        train = Images(train.pixels, np.zeros(len(train), np.int64))
+        test = Images(test.pixels, np.zeros(len(test), np.int64))
+    comparison = Comparison(synthetic, train, test, schema)
     return {
         score.metric: [score.value, score.low, score.high, score.reference]
         for name in SCORES
@@ -175,14 +283,13 @@ class Reporter:
             )
 
 
-def read_task(train: Path | None, test: Path | None) -> Task:
-    """The images of the files, or digits."""
-    if train is None or test is None:
-        return digits()
-    learned, names = read_images(train)
-    unseen, _ = read_images(test)
-    schema = ImageSchema(*learned.pixels.shape[1:], names)
-    return Task(name=train.parent.name or train.stem, train=learned, test=unseen, schema=schema)
+def read_task(folder: Path) -> Task:
+    """The images of a folder."""
+    train, names = read_images(folder / "train.parquet")
+    test, _ = read_images(folder / "test.parquet")
+    height, width, channels = train.pixels.shape[1:]
+    schema = ImageSchema(height, width, channels, names)
+    return Task(name=folder.resolve().name, train=train, test=test, schema=schema)
 
 
 def digits() -> Task:
@@ -191,12 +298,11 @@ def digits() -> Task:
     pixels = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
     images = Images(pixels, raw.target.astype(np.int64))
     order = np.random.default_rng(0).permutation(len(images))
-    schema = ImageSchema(8, 8, 1, tuple("0123456789"))
     return Task(
         name="digits",
         train=images.take(order[:1437]),
         test=images.take(order[1437:]),
-        schema=schema,
+        schema=ImageSchema(8, 8, 1, tuple("0123456789")),
     )
 
 
@@ -208,19 +314,21 @@ def read_images(path: Path) -> tuple[Images, tuple[str, ...]]:
         for entry in table["image"].to_pylist()
     ]
     labels = table["label"].to_numpy().astype(np.int64)
-    count = int(labels.max()) + 1
-    names = [str(label) for label in range(count)]
+    names = [str(label) for label in range(int(labels.max()) + 1)]
     if "label_name" in table.column_names:
         for label, name in zip(labels, table["label_name"].to_pylist(), strict=True):
             names[label] = str(name)
     return Images(np.stack(decoded).astype(np.uint8), labels), tuple(names)
 
 
-def write(task: Task, figures: dict[str, Any]) -> None:
-    """Write the figures with what is needed to repeat them."""
-    result = {
+def circumstances() -> dict[str, Any]:
+    """What is needed to repeat a row."""
+    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
         "command": shlex.join(["python", "benchmarks/images.py", *map(_bare, sys.argv[1:])]),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit or None,
         "machine": {
             "cpu": _processor(),
             "cores": os.cpu_count(),
@@ -231,16 +339,42 @@ def write(task: Task, figures: dict[str, Any]) -> None:
             "python": platform.python_version(),
             **{name: version(name) for name in VERSIONS},
         },
-        "images": {"train": len(task.train), "test": len(task.test)},
-        "figures": figures,
     }
-    RESULTS.mkdir(exist_ok=True)
+
+
+def merge(task: Task, row: dict[str, Any]) -> None:
+    """Put ``row`` into the results, in place of an earlier one of its kind, and write the table."""
     target = RESULTS / f"images-{task.name}.json"
-    target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    rows = json.loads(target.read_text())["rows"] if target.exists() else []
+    kept = [other for other in rows if _kind(other) != _kind(row)]
+    whole = sorted([*kept, row], key=lambda one: (one["model"], one["budget"], one["seed"]))
+    images = {"train": len(task.train), "test": len(task.test)}
+    target.write_text(json.dumps({"images": images, "rows": whole}, indent=2) + "\n")
+    target.with_suffix(".md").write_text(markdown(whole))
+
+
+def _kind(row: dict[str, Any]) -> list[Any]:
+    chosen = {k: v for k, v in row.get("parameters", {}).items() if k != "seed"}
+    return [row["model"], row["budget"], row["seed"], json.dumps(chosen, sort_keys=True)]
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a table; intervals and circumstances are in the JSON file."""
+    names = ["model", "budget", "seed", *TABLE]
+    lines = [names, ["---"] * len(names)]
+    for row in rows:
+        cells = [str(row[name]) for name in ("model", "budget", "seed")]
+        for name, form in TABLE.items():
+            value = row.get(name)
+            value = value[0] if isinstance(value, list) else value
+            cells.append("–" if value is None else form.format(value))
+        lines.append(cells)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _bare(argument: str) -> str:
-    return Path(argument).name if argument.endswith(".parquet") else argument
+    """Paths of this machine say nothing to others."""
+    return Path(argument).name if os.sep in argument else argument
 
 
 def _processor() -> str:
@@ -254,12 +388,13 @@ def _processor() -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--parquet", type=Path, help="real images to learn")
-    parser.add_argument("--test", type=Path, help="real images that are held out")
-    parser.add_argument("--steps", type=int, help="training steps")
-    parser.add_argument("--minutes", type=float, help="training time, where no steps are given")
+    parser.add_argument("--data", type=Path, help="folder of real images; default digits")
+    parser.add_argument("--minutes", type=float, help="training time; default the family's own")
+    parser.add_argument("--models", default="diffusion", help="families: a,b; or diffusers")
     parser.add_argument("--parameters", default="{}", help="more hyper-parameters as JSON")
+    parser.add_argument("--seed", type=int, default=0, help="of the first training")
     parser.add_argument("--seeds", type=int, default=1, help="trainings")
+    parser.add_argument("--python", type=Path, help="of the environment with diffusers")
     return parser.parse_args()
 
 

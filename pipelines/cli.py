@@ -167,14 +167,27 @@ def run(source: str, home: Path, as_json: bool, **given: Any) -> int:  # noqa: A
 @_dataset
 @_common
 @click.option("--output", type=_PATH, help="Also copy the model into this folder.")
-def fit(source: str, home: Path, as_json: bool, output: Path | None, **given: Any) -> int:  # noqa: ANN401
+@click.option("--paired", type=_PATH, help="Learn to make the images of PATH from these.")
+def fit(
+    source: str,
+    home: Path,
+    as_json: bool,
+    output: Path | None,
+    paired: Path | None,
+    **given: Any,  # noqa: ANN401
+) -> int:
     """Fit a generator and keep the model in the vault.
+
+    With --paired FOLDER the model makes the images of PATH from those in FOLDER, pairs by name; it
+    is kept in --output alone, and used by `likeness edit --translate`.
 
     The model holds real values: keep a copy as safe as the data.
     """
     from . import steps
 
     terminal = Terminal(as_json)
+    if paired is not None:
+        return _fit_pairs(Path(source), paired, output, terminal, given)
     spec = to_spec(source, Options(**given))
     place = Home(home.absolute())
     real = steps.ingest(spec, place)
@@ -237,6 +250,38 @@ def sample(
             wanted = parse_sample(asked)
             digest, rows = steps.sample_to_file(model, wanted, output, progress), wanted.rows
     facts = {**asked, "rows": rows, "content_digest": digest, "file": str(output)}
+    terminal.show_facts(facts)
+    return 0
+
+
+@main.command()
+@click.argument("model", type=_PATH)
+@click.argument("images", type=_PATH)
+@click.option("--inpaint", type=_PATH, metavar="MASK", help="Make anew what is white in MASK.")
+@click.option("--vary", type=click.FloatRange(0, 1, min_open=True), help="Vary, by a strength.")
+@click.option("--upscale", is_flag=True, help="Enlarge to the size that the model makes.")
+@click.option("--translate", is_flag=True, help="Make the counterparts; see `fit --paired`.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--output", type=_PATH, required=True, help="New folder, or Parquet file.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+def edit(
+    model: Path,
+    images: Path,
+    output: Path,
+    as_json: bool,
+    **request: Any,  # noqa: ANN401
+) -> int:
+    """Change images by a fitted model of images: exactly one of the four edits.
+
+    IMAGES is a folder, a Parquet or an IDX file. A sub-folder with the name of one of the model's
+    classes is that class; images of others are changed without one. The results show real images
+    in part: keep them as safe as those. Each is marked as a composite (IPTC).
+    """
+    from .edit import EditRequest, edit_images
+
+    terminal = Terminal(as_json)
+    with terminal.progress() as progress:
+        facts = edit_images(model, images, EditRequest(**request), output, progress)
     terminal.show_facts(facts)
     return 0
 
@@ -518,6 +563,27 @@ main.add_command(augment)
 main.add_command(revalidate)
 main.add_command(request)
 main.add_command(worker)
+
+
+def _fit_pairs(
+    target: Path, paired: Path, output: Path | None, terminal: Terminal, given: dict[str, Any]
+) -> int:
+    """Fit a model of image pairs; of the options of `fit` it takes --set and --seed."""
+    from .declare import settings_of
+    from .edit import fit_pairs
+
+    if output is None:
+        raise ParameterError("a model of pairs needs a place; name a new folder with --output")
+    others = [name for name, value in given.items() if value and name not in ("settings", "seed")]
+    if others:
+        raise ParameterError(
+            f"--paired goes with --set, --seed and --output, not with --{others[0]}; leave it out"
+        )
+    parameters = {"seed": given["seed"] or 0, **settings_of(given["settings"])}
+    with terminal.progress() as progress:
+        facts = fit_pairs(target, paired, parameters, output, progress)
+    terminal.show_facts(facts)
+    return 0
 
 
 def _home() -> Home:

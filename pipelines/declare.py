@@ -135,14 +135,21 @@ def _columns(raw: dict[str, Any], options: Options) -> dict[str, Any]:
 
 
 def _generator(raw: dict[str, Any], options: Options) -> dict[str, Any]:
-    settings = {
-        key: _setting(value)
-        for key, value in (split_pair(text, "--set") for text in options.settings)
-    }
+    settings = settings_of(options.settings)
     name = options.generator or raw.get("name", "auto")
     # Another family does not take the declared family's parameters.
     declared = raw.get("parameters", {}) if name == raw.get("name", "auto") else {}
     return {"name": name, "parameters": {**declared, **settings}}
+
+
+def settings_of(texts: Sequence[str]) -> dict[str, Any]:
+    """Hyper-parameters from the texts of ``--set``.
+
+    Raises:
+        ParameterError: one is not NAME=VALUE.
+    """
+    pairs = (split_pair(text, "--set") for text in texts)
+    return {key: _setting(value) for key, value in pairs}
 
 
 def _setting(text: str) -> Any:  # noqa: ANN401 - any YAML scalar or list

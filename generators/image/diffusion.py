@@ -209,9 +209,10 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
             depth=self.depth,
             dropout=self.dropout,
             accelerated=device.type == "cuda",
+            half=self.precision == "bfloat16"
+            or (self.precision == "auto" and fast_bfloat16(device)),
         )
-        half = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(device))
-        return replace(plan, half=half, given=self.source_channels)
+        return replace(plan, given=self.source_channels)
 
     def _course(self, images: int, device: torch.device) -> Course:
         """The training, of a length that no run reaches."""

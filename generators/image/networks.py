@@ -71,36 +71,46 @@ def plan_network(
     depth: int | None,
     dropout: float,
     accelerated: bool,
+    half: bool = False,
 ) -> NetworkPlan:
     """The network for images of ``shape`` (height, width, channels).
 
     Convolutions pay down to 8 pixels: on 1,300 digits of that size a U-Net reaches a held-out loss
     of 0.31, an MLP of eight times its parameters 0.37. On a CPU the U-Net folds 2x2 pixels into
     channels from 16 pixels on: a quarter of the positions, and convolutions of few channels are
-    bound by memory there.
+    bound by memory there. With bfloat16 (``half``) 64 features take what 48 take without.
     """
     height, width, channels = shape
     longest = max(height, width)
     if min(height, width) < UNET_MIN_SIDE:
         return NetworkPlan(
-            "mlp", height, width, channels, classes, features or 256, depth or 4, dropout=dropout
+            "mlp",
+            height,
+            width,
+            channels,
+            classes,
+            features or 256,
+            depth or 4,
+            dropout=dropout,
+            half=half,
         )
     stem = 2 if longest >= (48 if accelerated else 16) else 1
     side = -(-longest // stem)
     levels = 3 if side > 24 else 2
     multiple = stem * 2 ** (levels - 1)
-    automatic = 64 if accelerated else 32 if longest < 16 else 48
+    on_cpu = 32 if longest < 16 else 64 if half else 48
     return NetworkPlan(
         "unet",
         -(-height // multiple) * multiple,
         -(-width // multiple) * multiple,
         channels,
         classes,
-        features or automatic,
+        features or (64 if accelerated else on_cpu),
         depth or (2 if accelerated else 1),
         stem,
         levels,
         dropout,
+        half,
     )
 
 

@@ -55,6 +55,23 @@ def read_folder(path: Path, side: int | None = None) -> RawImages:
     Raises:
         DataError: no images, classes that cannot be told, too many unreadable files.
     """
+    files = image_files(path)
+    classes = sorted({file.parent.name for file in files if file.parent != path}) or ["all"]
+    index = {name: number for number, name in enumerate(classes)}
+    if len(classes) > 1 and any(file.parent == path for file in files):
+        raise DataError(
+            "either all images lie in class sub-folders or none, some lie beside them; move them"
+        )
+    labels = [index.get(file.parent.name, 0) for file in files]
+    return _assembled(files, labels, classes, side, ())[0]
+
+
+def image_files(path: Path) -> list[Path]:
+    """The files of images in a folder and its sub-folders, in order.
+
+    Raises:
+        DataError: there are none.
+    """
     root = path.resolve()
     files = sorted(
         file
@@ -69,14 +86,7 @@ def read_folder(path: Path, side: int | None = None) -> RawImages:
         raise DataError(
             f"an image folder must hold {', '.join(SUFFIXES)} files, {path.name} has none"
         )
-    classes = sorted({file.parent.name for file in files if file.parent != path}) or ["all"]
-    index = {name: number for number, name in enumerate(classes)}
-    if len(classes) > 1 and any(file.parent == path for file in files):
-        raise DataError(
-            "either all images lie in class sub-folders or none, some lie beside them; move them"
-        )
-    labels = [index.get(file.parent.name, 0) for file in files]
-    return _assembled(files, labels, classes, side, ())[0]
+    return files
 
 
 def image_columns(schema: pa.Schema) -> list[str]:
