@@ -41,9 +41,10 @@ from ..training import (
     steps_for_minutes,
     torch_generator,
 )
+from .consistency import STUDENT_EVALUATIONS, Tuner, consistent
 from .editing import Projection, keep_outside, keep_pooled, restore
 from .edm import Denoiser, denoise, denoising_loss, ipndm, level_of, noise_levels
-from .networks import NetworkPlan, plan_network
+from .networks import Network, NetworkPlan, plan_network
 from .pixels import PixelScale
 from .trainer import Course, Examples, Trainer, inner_split, new_network
 
@@ -51,7 +52,7 @@ BEST_EVALUATIONS = 35
 AUDIT_LEVELS = (0.1, 0.3, 1.0)
 _AUDIT_DRAWS = 3
 # Levels and rounds on each of them when an image is completed.
-_RESTORE = {"fast": (25, 6), "best": (35, 10)}
+_RESTORE = {"fast": (25, 6), "best": (35, 10), "student": (25, 6)}
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _COMPILE_MINUTES = 5.0
 """Kernels are compiled for a GPU from this budget on; on a CPU 100 s of compiling bring nothing."""
@@ -89,7 +90,9 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
             ``translate`` makes the others from them. 0 is off.
         guidance: 0 samples the learned distribution; more gives clearer and less diverse images.
         nfe: network evaluations per image with ``quality="fast"``.
-        quality: ``fast`` takes ``nfe`` evaluations per image, ``best`` takes 35.
+        quality: ``fast`` takes ``nfe`` evaluations per image, ``best`` takes 35, ``student`` 2.
+        student: whether a student for ``quality="student"`` is tuned after the training, in half
+            as many steps; that time comes on top of ``max_minutes``.
         precision: ``bfloat16`` computes products in half the bits, ``float32`` does not; ``auto``
             is bfloat16 where the processor has instructions for it.
         compiled: whether torch.compile makes the kernels of the training; None: on a GPU, from a
@@ -116,7 +119,8 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
     source_channels: int = 0
     guidance: float = 0.0
     nfe: int = 10
-    quality: Literal["fast", "best"] = "fast"
+    quality: Literal["fast", "best", "student"] = "fast"
+    student: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compiled: bool | None = None
     processes: int = 1
@@ -144,7 +148,7 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
                     f"{field} must be at least 0, got {getattr(self, field)}; 0 is off"
                 )
         choices = {
-            "quality": ("fast", "best"),
+            "quality": ("fast", "best", "student"),
             "augment": ("none", "hflip"),
             "precision": ("auto", "float32", "bfloat16"),
         }
@@ -200,6 +204,19 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
         self.chosen_ = trainer.chosen
         self.gap_ = trainer.gap()
         self.network_ = trainer.best()
+        self.student_ = self._tuned(replace(course, total=-(-self.steps_ // 2)), parts[0], progress)
+
+    def _tuned(self, course: Course, train: Examples, progress: OnProgress) -> Network | None:
+        """The student, where one is asked for; each process of a training tunes its own."""
+        if not self.student:
+            return None
+        kept = Ranks.current().checkpoint(self.checkpoint)
+        if kept is not None:
+            kept = replace(kept, path=kept.path.with_name(f"{kept.path.name}.student"))
+        student = Tuner(course, train, self.network_).run(progress, kept)
+        if kept is not None:
+            kept.discard()
+        return student
 
     def _plan(self, classes: int, device: torch.device) -> NetworkPlan:
         plan = plan_network(
@@ -252,9 +269,7 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
             )
 
         def work(batch: _Batch) -> torch.Tensor:
-            denoiser = self._denoiser(batch)
-            levels = noise_levels(self.evaluations + 1)
-            return ipndm(denoiser, batch.noise() * levels[0], levels)
+            return self._made(batch)
 
         return self._in_batches(block, labels, work)
 
@@ -336,7 +351,8 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
         self._check(images, "vary")
         if not 0.0 < strength <= 1.0:
             raise ParameterError(f"strength must lie in (0, 1], got {strength}; try 0.4")
-        levels = noise_levels(self.evaluations + 1, level_of(strength))
+        evaluations = BEST_EVALUATIONS if self.quality == "best" else self.nfe
+        levels = noise_levels(evaluations + 1, level_of(strength))
 
         def work(batch: _Batch) -> torch.Tensor:
             known = self._encode(images.pixels[batch.rows])
@@ -384,8 +400,7 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
 
         def work(batch: _Batch) -> torch.Tensor:
             given = self._encode(source.pixels[batch.rows], scale)
-            levels = noise_levels(self.evaluations + 1)
-            return ipndm(self._denoiser(batch, given), batch.noise() * levels[0], levels)
+            return self._made(batch, given)
 
         return self._edit(source, seed, progress, work)
 
@@ -450,17 +465,34 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
     @property
     def evaluations(self) -> int:
         """Network evaluations that an image of a sample takes (NFE)."""
-        return BEST_EVALUATIONS if self.quality == "best" else self.nfe
+        few = {"best": BEST_EVALUATIONS, "student": STUDENT_EVALUATIONS}
+        return few.get(self.quality, self.nfe)
 
-    def _denoiser(self, batch: _Batch, source: torch.Tensor | None = None) -> Denoiser:
+    def _made(self, batch: _Batch, source: torch.Tensor | None = None) -> torch.Tensor:
+        """Images from noise."""
+        denoiser = self._denoiser(batch, source, student=self.quality == "student")
+        if self.quality == "student":
+            return consistent(denoiser, batch.noise, self.evaluations)
+        levels = noise_levels(self.evaluations + 1)
+        return ipndm(denoiser, batch.noise() * levels[0], levels)
+
+    def _denoiser(
+        self, batch: _Batch, source: torch.Tensor | None = None, *, student: bool = False
+    ) -> Denoiser:
+        network = self.student_ if student else self.network_
+        if network is None:
+            raise ParameterError(
+                "quality='student' needs a model that was fitted with student=True, this one was "
+                "not; choose 'fast' or fit it again"
+            )
         unknown = torch.full_like(batch.labels, self.plan_.classes)
 
         def denoiser(x: torch.Tensor, sigma: float) -> torch.Tensor:
             sigmas = torch.full((len(x),), sigma, device=x.device)
-            given = denoise(self.network_, x, sigmas, batch.labels, source)
+            given = denoise(network, x, sigmas, batch.labels, source)
             if self.guidance == 0.0:
                 return given
-            free = denoise(self.network_, x, sigmas, unknown, source)
+            free = denoise(network, x, sigmas, unknown, source)
             return given + self.guidance * (given - free)
 
         return denoiser
@@ -515,7 +547,10 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
             "loss_history": self.loss_history_,
             "validation_history": self.validation_history_,
         }
-        return module_arrays(self.network_, "network."), state
+        arrays = module_arrays(self.network_, "network.")
+        if self.student_ is not None:
+            arrays |= module_arrays(self.student_, "student.")
+        return arrays, state
 
     def _restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
         height, width, channels = state["shape"]
@@ -531,9 +566,15 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
         self.loss_history_ = [(int(s), float(v)) for s, v in state["loss_history"]]
         self.validation_history_ = [(int(s), float(v)) for s, v in state["validation_history"]]
         device = resolve_device(self.device)
+        self.network_ = self._loaded(arrays, "network.", device)
+        found = any(name.startswith("student.") for name in arrays)
+        self.student_ = self._loaded(arrays, "student.", device) if found else None
+
+    def _loaded(self, arrays: dict[str, np.ndarray], prefix: str, device: torch.device) -> Network:
         random = torch_generator("cpu", self.name, self.seed, "weights")
-        self.network_ = new_network(self.plan_, device, random).eval().requires_grad_(False)
-        load_module_arrays(self.network_, arrays, "network.")
+        network = new_network(self.plan_, device, random).eval().requires_grad_(False)
+        load_module_arrays(network, arrays, prefix)
+        return network
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,15 @@ def denoise(
     sigma: torch.Tensor,
     labels: torch.Tensor,
     source: torch.Tensor | None = None,
+    random: torch.Generator | None = None,
 ) -> torch.Tensor:
     """The expected clean image D(x; sigma), for ``x`` (N, C, H, W) and ``sigma`` (N,).
 
-    ``source`` (N, S, H, W) are the images to be translated, where the network takes some.
+    ``source`` (N, S, H, W) are the images to be translated, where the network takes some; with
+    ``random``, with dropout.
     """
     skip, out, scale, level = precondition(sigma)
-    raw = network(with_source(wide(scale) * x, source), level, labels)
+    raw = network(with_source(wide(scale) * x, source), level, labels, random)
     clean: torch.Tensor = wide(skip) * x + wide(out) * raw.float()
     return clean
 
