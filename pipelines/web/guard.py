@@ -32,6 +32,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN_PATHS = ("/login", "/static/", "/v1/health", "/favicon.ico")
 """What is served without a login: it tells nothing of the home."""
 
+HARMLESS = frozenset({"/requests/check", "/requests/form", "/v1/requests/check"})
+"""Posted, but changing nothing: a form that is filled in asks with every pause."""
 _MOST_ADDRESSES = 10_000
 """Clients that are remembered at once; a header of a proxy can name any number."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -169,7 +171,7 @@ class Throttle:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is not too much."""
         writes = scope["type"] == "http" and scope["method"] not in SAFE_METHODS
-        if writes and not self._writes.take(_address(scope)):
+        if writes and scope["path"] not in HARMLESS and not self._writes.take(_address(scope)):
             raise _too_much("requests that change something")
         await self._app(scope, receive, send)
 
@@ -280,7 +282,7 @@ def _target(scope: Scope) -> str:
 def is_api(scope: Scope) -> bool:
     """Whether a path belongs to programs, not to people."""
     path: str = scope["path"]
-    return path.startswith("/v1/") or path == "/openapi.json"
+    return path.startswith("/v1/")
 
 
 def _refuse_foreign_origin(request: Request) -> None:
@@ -288,5 +290,9 @@ def _refuse_foreign_origin(request: Request) -> None:
     if request.method in SAFE_METHODS:
         return
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    try:
+        own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    except ValueError:
+        own = False
+    if not own:
         raise ProblemError(403, "a form must be sent from a page of this server")

@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, StreamingResponse
 
 from ..requests.inbox import STATES, Event, Inbox, InboxError, Status
-from ..requests.model import RequestError, json_schema
+from ..requests.model import RequestError, json_schema, parse_request
 from . import shelf
 from .problems import FieldProblem, Problem, ProblemError
 from .settings import settings_of
@@ -216,9 +216,9 @@ def submit(
     body: Body, desk: Desk, response: Response, idempotency_key: IdempotencyKey = None
 ) -> ReceiptOut:
     """Drop a request, as JSON or YAML. Wrong ones are refused at once, with every wrong field."""
-    with_problems = _refusing(desk.submit, body, idempotency_key=idempotency_key)
-    response.headers["Location"] = f"/v1/requests/{with_problems.id}"
-    return ReceiptOut(**asdict(with_problems))
+    receipt = _refusing(desk.submit, body, idempotency_key=idempotency_key)
+    response.headers["Location"] = f"/v1/requests/{receipt.id}"
+    return ReceiptOut(**asdict(receipt))
 
 
 @router.post(
@@ -229,8 +229,6 @@ def submit(
 )
 def check(body: Body) -> Checked:
     """What submitting it would say of its fields."""
-    from ..requests.model import parse_request
-
     _refusing(parse_request, body)
     return Checked()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.requests.model import parse_request
 from pipelines.web.form import Form
@@ -196,3 +198,25 @@ def test_a_form_sent_twice_is_one_request_and_a_changed_one_another() -> None:
     one, same, other = (form_of(("once", "a"), ("seed", seed)) for seed in ("1", "1", "2"))
     keys = [form.idempotency_key(asked) for form in (one, same, other) if (asked := form.parse())]
     assert keys[0] == keys[1] != keys[2]
+
+
+NAMES = [
+    *("dataset", "name", "rows", "seed", "purpose", "shares", "balance_column", "balance_0"),
+    *("quota_column", "quota_op", "quota_value", "quota_share", "fair_target", "fair_sensitive"),
+    *("where_column", "where_op", "where_value", "null_column", "null_share", "boundary"),
+    *("unseen", "include", "columns_shown", "unicode", "duplicates", "level", "k", "test_share"),
+    *("expires", "preview", "csv", "press", "once", "anything"),
+]
+VALUES = ["age", "sex", "it's", "people", "=", "between", "in", "is missing", "1..2", "50", "-1"]
+VALUES += ["1e999", "nan", "balance", "quotas", "fairness", "strict", "add:where", "drop:null:0"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES) | st.text(max_size=8))))
+def test_whatever_is_sent_is_a_request_or_has_faults(pairs: list[tuple[str, str]]) -> None:
+    form = Form.of_pairs(pairs)
+    form.columns = COLUMNS
+    asked = form.parse()
+    assert (asked is None) == bool(form.faults)
+    if asked is not None:
+        assert parse_request(asked.to_yaml()) == asked

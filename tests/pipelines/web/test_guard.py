@@ -88,10 +88,13 @@ def test_any_number_of_addresses_is_not_remembered(monkeypatch: pytest.MonkeyPat
     assert [window.take("a"), window.take("b"), window.take("c")] == [True, True, False]
 
 
-def test_writes_are_bounded(make_site: Callable[..., Any]) -> None:
-    with make_site(writes_per_minute=3) as site:
-        tried = [site.ask("POST", "/v1/requests/check", REQUEST).status for _ in range(5)]
-        assert tried == [200] * 3 + [429] * 2
+def test_writes_are_bounded_and_questions_are_not(
+    make_site: Callable[..., Any], tmp_path: Path
+) -> None:
+    with make_site(writes_per_minute=3, home=Home(tmp_path)) as site:
+        tried = [site.ask("POST", "/v1/requests", REQUEST).status for _ in range(5)]
+        assert tried == [202] * 3 + [429] * 2
+        assert site.ask("POST", "/v1/requests/check", REQUEST).status == 200
         assert site.get("/v1/datasets").status == 200
 
 
@@ -120,9 +123,10 @@ def test_a_cookie_reads_but_does_not_change(site: Site) -> None:
     answer = site.ask("POST", "/requests", stolen, token=None, Cookie=cookie, **FORM)
     assert answer.status == 403, "the key of another session"
     key = f"form_key={form_key(site, cookie)}&{fields}"
-    foreign = {"Origin": "http://127.0.0.1:1"}
-    answer = site.ask("POST", "/requests/check", key, token=None, Cookie=cookie, **FORM, **foreign)
-    assert answer.status == 403, "another port is another site"
+    for origin in ("http://127.0.0.1:1", "null", "http://["):
+        sent = {"Cookie": cookie, "Origin": origin, **FORM}
+        answer = site.ask("POST", "/requests/check", key, token=None, **sent)
+        assert answer.status == 403, "another port is another site"
     answer = site.ask("POST", "/requests/check", key, token=None, Cookie=cookie, **FORM)
     assert answer.status == 200
 
