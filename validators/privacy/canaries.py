@@ -22,7 +22,7 @@ from generators.schema import TableSchema
 from validators.binning import TableEncoding, encode
 from validators.statistics import Estimate, clopper_pearson
 
-from .neighbours import MixedPoints, nearest
+from .neighbours import MixedPoints, Points, nearest
 
 MIN_CANARIES = 50
 _NEIGHBOURS = 5
@@ -80,18 +80,26 @@ def plant(
             f"{2 * wanted}; hold out more rows"
         )
     points = MixedPoints.of(encode(unseen, unseen, unseen[:0], schema).train)
-    # The nearest is the row itself.
-    lonely = nearest(points, points, _NEIGHBOURS + 1)[:, 1:].mean(axis=1)
-    order = np.argsort(-(lonely + 1e-9 * rng.random(len(lonely))), kind="stable")
-    isolated, rest = order[:wanted], order[wanted:]
-    chosen = rng.permutation(rest)[:wanted]
+    isolated, chosen, kept = pick_canaries(points, wanted, rng)
     mixed = unseen.iloc[chosen].reset_index(drop=True)
     for column in schema.modelled:
         rows = rng.integers(0, len(real), wanted)
         mixed[column.name] = real[column.name].iloc[rows].reset_index(drop=True)
     canaries = pd.concat([unseen.iloc[isolated], mixed], ignore_index=True)
-    kept = np.setdiff1d(np.arange(len(unseen)), np.concatenate([isolated, chosen]))
     return canaries.astype(unseen.dtypes), unseen.iloc[kept].reset_index(drop=True)
+
+
+def pick_canaries(
+    points: Points, wanted: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers of the ``wanted`` most isolated points, of as many other ones, and of the rest."""
+    # The nearest is the point itself.
+    lonely = nearest(points, points, _NEIGHBOURS + 1)[:, 1:].mean(axis=1)
+    order = np.argsort(-(lonely + 1e-9 * rng.random(len(lonely))), kind="stable")
+    isolated, rest = order[:wanted], order[wanted:]
+    chosen = rng.permutation(rest)[:wanted]
+    kept = np.setdiff1d(np.arange(len(points)), np.concatenate([isolated, chosen]))
+    return isolated, chosen, kept
 
 
 def audit_canaries(

@@ -23,7 +23,7 @@ from validators.comparison import Comparison, ModelLosses
 from validators.image_features import ImageFeatures, shrink
 from validators.statistics import Estimate, two_proportion_difference
 
-from .canaries import MIN_CANARIES, CanaryAudit, bound_epsilon
+from .canaries import MIN_CANARIES, CanaryAudit, bound_epsilon, pick_canaries
 from .copies import Pull, copy_excess, pick_rows, privacy_score
 from .membership import (
     MIN_NON_MEMBERS,
@@ -37,7 +37,6 @@ from .neighbours import ImagePoints, PixelPoints, ShiftedPoints, nearest
 
 RATIO = 1 / 3
 """An image is memorised when its nearest train image is this much nearer than the second."""
-_NEIGHBOURS = 5
 IN_FEATURES = "in features"
 """Subject of what is measured as networks see the images, not pixel by pixel."""
 
@@ -234,12 +233,7 @@ def plant_images(
             f"an audit needs at least {MIN_CANARIES} canaries, {len(unseen)} unseen images give "
             f"{2 * wanted}; hold out more images"
         )
-    points = points_of(unseen.pixels)
-    # The nearest is the image itself.
-    lonely = nearest(points, points, _NEIGHBOURS + 1)[:, 1:].mean(axis=1)
-    order = np.argsort(-(lonely + 1e-9 * rng.random(len(lonely))), kind="stable")
-    isolated, rest = order[:wanted], order[wanted:]
-    chosen = rng.permutation(rest)[:wanted]
+    isolated, chosen, kept = pick_canaries(points_of(unseen.pixels), wanted, rng)
     chimeras = unseen.pixels[chosen].copy()
     half = chimeras.shape[1] // 2
     chimeras[:, half:] = real.pixels[rng.integers(0, len(real), wanted), half:]
@@ -247,7 +241,6 @@ def plant_images(
         np.concatenate([unseen.pixels[isolated], chimeras]),
         np.concatenate([unseen.labels[isolated], unseen.labels[chosen]]),
     )
-    kept = np.setdiff1d(np.arange(len(unseen)), np.concatenate([isolated, chosen]))
     return canaries, unseen.take(kept)
 
 
