@@ -24,7 +24,7 @@ from generators.tabular.independent import learnable
 # Rows whose evidence is in memory at once.
 _CHUNK = 1024
 # Cells of all columns together, at most: pairs of them are counted.
-_MOST_CELLS = 8192
+_MOST_CELLS = 4096
 
 
 @dataclass(kw_only=True)
@@ -122,6 +122,6 @@ def observed(states: np.ndarray, free: np.ndarray) -> np.ndarray:
     return rows
 
 
-def chunks(n: int) -> Iterator[slice]:
-    """Runs of ``n`` rows that are in memory at once."""
-    return (slice(start, start + _CHUNK) for start in range(0, n, _CHUNK))
+def chunks(n: int, rows: int = _CHUNK) -> Iterator[slice]:
+    """Runs of ``n`` rows, at most so many, that are in memory at once."""
+    return (slice(start, start + rows) for start in range(0, n, rows))

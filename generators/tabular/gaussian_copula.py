@@ -31,6 +31,8 @@ _REACH = 8.0
 _CANDIDATES = 8
 # The least eigenvalue of the correlation.
 _LEAST = 1e-6
+# Numbers of the factors of all rows that are in memory at once, about at most.
+_MOST_NUMBERS = 2**24
 # Keeps what is all but impossible possible, where it is given.
 _TINY = 1e-300
 # Conditions that no candidate makes likelier than this have no support.
@@ -99,7 +101,8 @@ class GaussianCopula(CellModel):
             weights[:, at, place] = each
             asked[:, at] = (each != 1).any(axis=1)
         made = np.zeros((n, wide), np.int64)
-        for part in chunks(n):
+        # Every row may have a factor of its own.
+        for part in chunks(n, min(1024, max(16, _MOST_NUMBERS // wide**2))):
             mine = slice(None) if shared else part
             drawn = self._given(weights[mine], asked[mine], len(made[part]), rng)
             if drawn is None:

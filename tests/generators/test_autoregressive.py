@@ -221,3 +221,21 @@ def test_values_are_drawn_from_all_of_a_cell() -> None:
     places = np.bincount(cells.interval(drawn) - 5 * cells.per_fine, minlength=cells.per_fine)
     assert len(places) == cells.per_fine
     assert np.allclose(places / 30_000, 1 / cells.per_fine, atol=0.05)
+
+
+def test_rows_of_one_order_are_judged_as_if_each_had_it_for_its_own() -> None:
+    """The mask taken out of the weights, out of the inputs, and column after column: all alike."""
+    model = fitted(mixed(2_000), epochs=1)
+    tokens = torch.from_numpy(model.tokens_.encode(model.codec_.encode(mixed(40))))
+    training = _Training(model, tokens)
+    network = model.network_
+    alike = network.losses(tokens, training.same, torch.empty(len(training.same), 0, 0))
+    own = training.same.unsqueeze(1).expand(-1, len(tokens), -1)
+    each = network.losses(tokens, training.same, own.contiguous())
+    assert torch.allclose(alike, each, atol=1e-4)
+    for at in range(len(training.same)):
+        known = training.same[at].expand(len(tokens), -1)
+        inputs = network.embedded(tokens) * known.unsqueeze(-1)
+        logits = network.logits(inputs, known, at)
+        likely = logits.log_softmax(1).gather(1, tokens[:, at : at + 1])[:, 0]
+        assert torch.allclose(-likely, alike[at], atol=1e-4)
