@@ -66,6 +66,8 @@ from .spec import DatasetSpec, SampleSpec
 SHEET = "contact_sheet.png"
 OWNERS_SHEETS = ("real_beside_synthetic.png", "most_suspicious.png")
 """They show real images: in the vault beside the evidence, never in a release."""
+JUDGED_ROWS = 3_000
+"""An order of fewer rows is judged together with further ones of the same model and conditions."""
 DEFAULT_GENERATOR = {"table": "autoregressive", "image": "diffusion"}
 LINKED_GENERATOR = "rows-then-images"
 """Learns tables with an image column."""
@@ -288,7 +290,8 @@ def _beside(release: Release) -> Path:
 
 def _scored(release: Release, progress: OnProgress | None) -> Scorecard:
     """All scores; of an order with conditions, likeness is measured on matching real rows."""
-    data, like = replace(comparison(release), losses=_losses(release)), likeness(release)
+    data = replace(_with_more_rows(release), losses=_losses(release))
+    like = likeness(release, data)
     if like is None:
         return measure(data, progress)
     private = measure(data, progress, only=ON_ALL)
@@ -330,12 +333,34 @@ def written(release: Release) -> pd.DataFrame:
     return _frame(read_published(candidate_files(candidate(release).folder), release.published))
 
 
-def likeness(release: Release) -> Likeness | None:
+def _more_rows(release: Release) -> int:
+    """How many further rows an order is judged with: a handful of rows proves nothing."""
+    order = release.order
+    if order is None or order.kin is not None or isinstance(release.real.schema, ImageSchema):
+        return 0
+    return max(0, min(JUDGED_ROWS, int(release.real.facts["rows"]["train"])) - order.sample.rows)
+
+
+def _with_more_rows(release: Release) -> Comparison:
+    """``comparison``, with further rows of the same model, conditions and shares where it has few.
+
+    All rows that are published are among those that are judged.
+    """
+    data, order, rows = comparison(release), release.order, _more_rows(release)
+    if order is None or not rows:
+        return data
+    seed = derive_seed("more rows", release.seed)
+    sample = order.sample.model_copy(update={"rows": rows, "seed": seed})
+    alike = order.model_copy(update={"sample": sample, "cases": EdgeCases(), "rename": {}})
+    more = _frame(drawn(_loaded(release, None), replace(release, order=alike)))
+    return replace(data, synthetic=pd.concat([_frame(data.synthetic), more], ignore_index=True))
+
+
+def likeness(release: Release, data: Comparison) -> Likeness | None:
     """What the likeness of an order's rows is measured on; None where that is all real rows."""
     order = release.order
     if order is None or not conditioned(order):
         return None
-    data = comparison(release)
     whole = Matching(_frame(release.real.train()), _frame(release.real.holdout()))
     found = whole.matched(_table(release.real.schema), order, data)
     if found is not None:
@@ -837,10 +862,18 @@ def _description(release: Release) -> str:
 
 def _notes(release: Release) -> tuple[str, ...]:
     """What was done to the real data, and what an order was judged against."""
-    like = likeness(release)
-    asked = release.order.note if release.order else ""
-    said = [note for note in (like.note if like is not None else "", asked) if note]
-    return (*release.real.facts["protection"], *said)
+    like, rows = likeness(release, comparison(release)), _more_rows(release)
+    said = list(release.real.facts["protection"])
+    if like is not None:
+        said.append(like.note)
+    if rows:
+        said.append(
+            f"{release.rows:,} rows alone prove little: they were judged together with {rows:,} "
+            "further rows of the same model, conditions and shares, which are not published"
+        )
+    if release.order and release.order.note:
+        said.append(release.order.note)
+    return tuple(said)
 
 
 def _facts(release: Release, verdict: Verdict) -> dict[str, Any]:

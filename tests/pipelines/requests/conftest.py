@@ -16,6 +16,8 @@ from pipelines.home import Home
 from pipelines.spec import DatasetSpec, GeneratorSpec, SourceSpec
 
 ROWS = 3_000
+CANARY = "zanzibar-7e1c"
+"""A category of three real rows: protection removes it, and nothing outside may hold it."""
 CONTRACT = """\
 name: small
 description: Wide enough for a table of this size, and closed to a copier.
@@ -36,6 +38,7 @@ def learned_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     frame = frame[["mdvis", "lncoins", "physlm", "disea", "hlthg"]]
     frame = frame.iloc[np.sort(rng.choice(len(frame), ROWS, replace=False))].reset_index(drop=True)
     frame["region"] = rng.choice(["north", "south", "west"], ROWS, p=[0.5, 0.3, 0.2])
+    frame.loc[[3, 700, 1_400], "region"] = CANARY
     frame.to_csv(root / "visits.csv", index=False)
     (root / "small.yaml").write_text(CONTRACT)
     home = Home(root / "home")
