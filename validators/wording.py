@@ -80,6 +80,7 @@ METRICS: dict[str, str] = {
     "frechet_distance": "Fréchet distance",
     "kernel_distance": "Kernel distance",
     "label_fidelity": "Images that show the class of their label",
+    "association_gap": "What an image tells of its row, less than in real data",
 }
 
 DIMENSIONS: dict[str, str] = {

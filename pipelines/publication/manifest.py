@@ -20,6 +20,8 @@ from generators.schema import ImageSchema, Schema
 MANIFEST = "manifest.json"
 VERDICT = "reports/verdict.json"
 CONTRACT, SCORECARD = "reports/contract.json", "reports/scorecard.json"
+ROWS_VERDICT, ROWS_SCORECARD = "reports/rows/verdict.json", "reports/rows/scorecard.json"
+"""On the rows of a table with an image column."""
 REPORT = "reports/report.html"
 README = "README.md"
 

@@ -20,6 +20,8 @@ from .digest import content_digest
 from .manifest import (
     CONTRACT,
     MANIFEST,
+    ROWS_SCORECARD,
+    ROWS_VERDICT,
     SCORECARD,
     VERDICT,
     FileEntry,
@@ -233,25 +235,39 @@ def _check_verdict(store: Store, folder: str, manifest: Manifest) -> Check:
 
 
 def _check_gates(store: Store, folder: str, manifest: Manifest) -> list[Check]:
-    """The verdict done again: the published scores judged by the published contract."""
-    if CONTRACT not in {file.path for file in manifest.files}:
+    """The verdicts done again: the published scores judged by the published contract.
+
+    A table with an image column has two: on the images, and on the rows beside them.
+    """
+    names = {file.path for file in manifest.files}
+    if CONTRACT not in names:
         return []
+    checks = [_check_gates_of(store, folder, manifest, "gates", SCORECARD, VERDICT)]
+    if ROWS_VERDICT in names:
+        rows = (ROWS_SCORECARD, ROWS_VERDICT)
+        checks.append(_check_gates_of(store, folder, manifest, "gates of the rows", *rows))
+    return checks
+
+
+def _check_gates_of(
+    store: Store, folder: str, manifest: Manifest, name: str, card: str, judged_as: str
+) -> Check:
     try:
         contract = Contract.model_validate_json(store.get(f"{folder}/{CONTRACT}"))
-        scores = Scorecard.from_json(store.get(f"{folder}/{SCORECARD}").decode())
-        verdict = Verdict.from_json(store.get(f"{folder}/{VERDICT}").decode())
+        scores = Scorecard.from_json(store.get(f"{folder}/{card}").decode())
+        verdict = Verdict.from_json(store.get(f"{folder}/{judged_as}").decode())
         verdict.require_passed(manifest.content_digest, contract, scores)
     except QuarantinedError as error:
-        return [Check("gates", False, str(error))]
+        return Check(name, False, str(error))
     except (OSError, ParameterError, ValueError, KeyError, TypeError) as error:
-        return [Check("gates", False, f"scores or contract cannot be read: {type(error).__name__}")]
+        return Check(name, False, f"scores or contract cannot be read: {type(error).__name__}")
     answers = {answer.gate: answer for answer in verdict.gates}
     judged = [gate.answer(scores) for gate in contract.for_modality(verdict.modality).gates]
     other = [own.gate for own in judged if _said(answers[own.gate]) != _said(own)]
     if other:
-        return [Check("gates", False, f"not what the scores say: {', '.join(other)}")]
+        return Check(name, False, f"not what the scores say: {', '.join(other)}")
     detail = f"{len(judged)} gates of contract {contract.name} judged again from the scores"
-    return [Check("gates", True, detail)]
+    return Check(name, True, detail)
 
 
 def _said(answer: GateResult) -> tuple[object, ...]:

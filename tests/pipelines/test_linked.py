@@ -162,7 +162,9 @@ def test_from_file_to_one_published_parquet(tmp_path: Path) -> None:
     assert {"reports/rows/verdict.json", "reports/rows/report.html"} <= {
         file.path for file in manifest.files
     }
-    assert verify(home.lake, "patients").passed
+    report = verify(home.lake, "patients")
+    assert report.passed
+    assert {"gates", "gates of the rows"} <= {check.name for check in report.checks}
     assert rebuild(home, "patients").passed
     file = published.path / "data" / "train-00000-of-00001.parquet"
     rows = pd.read_parquet(file)
