@@ -188,13 +188,12 @@ def accuracies(task: Task, synthetic: Images, *, labelled: bool) -> dict[str, fl
         np.concatenate([task.train.pixels, synthetic.pixels]),
         np.concatenate([task.train.labels, synthetic.labels]),
     )
+    test = spread(task.test)
     figures = {
         f"SVM {name}": float(
-            SVC(C=10)
-            .fit(flat(images), images.labels[:MAX_CLASSIFIED])
-            .score(flat(task.test), task.test.labels[:MAX_CLASSIFIED])
+            SVC(C=10).fit(flat(images), images.labels).score(flat(test), test.labels)
         )
-        for name, images in (("TSTR", synthetic), ("TRTR", task.train))
+        for name, images in (("TSTR", spread(synthetic)), ("TRTR", spread(task.train)))
     }
     real = [network_accuracy(task, task.train, seed) for seed in range(CLASSIFIER_SEEDS)]
     with_synthetic = [network_accuracy(task, both, seed) for seed in range(CLASSIFIER_SEEDS)]
@@ -227,10 +226,15 @@ def network_accuracy(task: Task, images: Images, seed: int) -> float:
     return float((guesses == task.test.labels).mean())
 
 
+def spread(images: Images) -> Images:
+    """At most ``MAX_CLASSIFIED`` images, from all over the set: it may be sorted by class."""
+    count = min(len(images), MAX_CLASSIFIED)
+    return images.take(np.linspace(0, len(images) - 1, count).astype(np.int64))
+
+
 def flat(images: Images) -> np.ndarray:
     """Pixels as rows in [0, 1]."""
-    part = images.pixels[:MAX_CLASSIFIED]
-    pixels: np.ndarray = part.reshape(len(part), -1) / 255.0
+    pixels: np.ndarray = images.pixels.reshape(len(images), -1) / 255.0
     return pixels
 
 
