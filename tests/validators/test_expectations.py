@@ -171,9 +171,15 @@ def test_gates_of_each_kind_are_judged_as_the_contract_says(tmp_path):
 
 def test_every_gate_of_the_standard_contract_turns_red_when_its_metric_is_missing(tmp_path):
     standard = load_contract("standard")
-    verdict = decide(tmp_path, of=standard, scores=Scorecard(()))
     gates = standard.for_modality("table").gates
-    assert {g.gate for g in verdict.gates if g.failed} == {g.id for g in gates}
+    fair = [gate for gate in gates if gate.precondition]
+    measured = [Score(g.metric, g.dimension, value=0.0, low=0.0, high=0.0) for g in fair]
+    verdict = decide(tmp_path / "fair", of=standard, scores=Scorecard(tuple(measured)))
+    assert {g.gate for g in verdict.gates if g.failed} == {g.id for g in gates if g not in fair}
+    # Without a yardstick nothing else is judged, and nothing passes.
+    verdict = decide(tmp_path / "none", of=standard, scores=Scorecard(()))
+    assert {g.gate for g in verdict.gates if g.failed} == {g.id for g in fair}
+    assert not verdict.passed
 
 
 def test_a_dropped_expectation_is_refused():
