@@ -2,16 +2,13 @@
 
     python benchmarks/images.py --minutes 3
     python benchmarks/images.py --data FOLDER --minutes 15 --models diffusion,image-vae
-    python benchmarks/images.py --data FOLDER --minutes 15 --models diffusers --python PYTHON
 
 Without a folder the images are scikit-learn's 8x8 digits, a fifth held out. A folder holds
 ``train.parquet`` and ``test.parquet`` with the columns ``image`` (struct of bytes and path) and
-``label``. A family learns the train images and samples as many; ``diffusers`` is the unconditional
-recipe of that library, in an environment of its own (``peers/diffusers_unconditional.py``), and has
-no labels. Measured are seconds, images per second in training and sampling, the accuracy of a
-support vector machine on pixels (which no part of Likeness uses) and of the classifiers of
-Likeness's validators, trained on synthetic, on real and on both, and the scores of the image
-validators, each beside its real counterpart.
+``label``. A family learns the train images and samples as many. Measured are seconds, images per
+second in training and sampling, the accuracy of a support vector machine on pixels (which no part
+of Likeness uses) and of the classifiers of Likeness's validators, trained on synthetic, on real and
+on both, and the scores of the image validators, each beside its real counterpart.
 
 Rows are merged into ``benchmarks/results/images-NAME.json`` by model, minutes, seed and settings,
 with machine, versions, commit and command; ``images-NAME.md`` is their table, and
@@ -28,7 +25,6 @@ import platform
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +56,6 @@ SCORES = ("image-fidelity", "image-diversity", "image-utility", "image-copies")
 MAX_CLASSIFIED = 5_000
 CLASSIFIER_SEEDS, CLASSIFIER_STEPS = 5, 1_500
 SHEET_COLUMNS = 16
-PEER = "diffusers"
 TABLE = {
     "trained": "{}",
     "fit s": "{:.0f}",
@@ -99,10 +94,7 @@ def main() -> None:
 
 def measure(task: Task, options: argparse.Namespace, model: str, seed: int) -> dict[str, Any]:
     """The row of one training; writes its contact sheet."""
-    if model == PEER:
-        synthetic, facts = peer(task, options, seed)
-    else:
-        synthetic, facts = trained(task, settings(options, model, seed), model)
+    synthetic, facts = trained(task, settings(options, model, seed), model)
     budget = "default" if options.minutes is None else f"{options.minutes:g}min"
     if seed == options.seed:
         RESULTS.mkdir(exist_ok=True)
@@ -114,8 +106,8 @@ def measure(task: Task, options: argparse.Namespace, model: str, seed: int) -> d
         "budget": budget,
         "seed": seed,
         **facts,
-        **accuracies(task, synthetic, labelled=model != PEER),
-        **scores(task, synthetic, labelled=model != PEER),
+        **accuracies(task, synthetic),
+        **scores(task, synthetic),
         **circumstances(),
     }
 
@@ -165,24 +157,9 @@ def _course(model: Generator, images: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def peer(task: Task, options: argparse.Namespace, seed: int) -> tuple[Images, dict[str, Any]]:
-    """What the unconditional recipe of diffusers makes, in the environment of ``--python``."""
-    if options.python is None or options.minutes is None:
-        raise SystemExit("diffusers needs --python of its own environment, and --minutes")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        np.save(folder / "train.npy", task.train.pixels)
-        script = HERE / "peers" / "diffusers_unconditional.py"
-        command = [str(options.python), str(script), str(folder), str(options.minutes), str(seed)]
-        subprocess.run(command, check=True)
-        pixels = np.load(folder / "synthetic.npy")
-        facts = json.loads((folder / "cost.json").read_text())
-    return Images(pixels, np.zeros(len(pixels), np.int64)), facts
-
-
-def accuracies(task: Task, synthetic: Images, *, labelled: bool) -> dict[str, float]:
+def accuracies(task: Task, synthetic: Images) -> dict[str, float]:
     """Accuracy on real test images after learning real, synthetic, and both kinds of images."""
-    if not (labelled and task.schema.labelled):
+    if not task.schema.labelled:
         return {}
     both = Images(
         np.concatenate([task.train.pixels, synthetic.pixels]),
@@ -238,15 +215,9 @@ def flat(images: Images) -> np.ndarray:
     return pixels
 
 
-def scores(task: Task, synthetic: Images, *, labelled: bool) -> dict[str, list[float | None]]:
+def scores(task: Task, synthetic: Images) -> dict[str, list[float | None]]:
     """Estimate, ends of the 95 % interval and real counterpart of every image score."""
-    train, test, schema = task.train, task.test, task.schema
-    if not labelled:
-        height, width, channels = train.pixels.shape[1:]
-        schema = ImageSchema(height, width, channels)
-        train = Images(train.pixels, np.zeros(len(train), np.int64))
-        test = Images(test.pixels, np.zeros(len(test), np.int64))
-    comparison = Comparison(synthetic, train, test, schema)
+    comparison = Comparison(synthetic, task.train, task.test, task.schema)
     return {
         score.metric: [score.value, score.low, score.high, score.reference]
         for name in SCORES
@@ -394,11 +365,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, help="folder of real images; default digits")
     parser.add_argument("--minutes", type=float, help="training time; default the family's own")
-    parser.add_argument("--models", default="diffusion", help="families: a,b; or diffusers")
+    parser.add_argument("--models", default="diffusion", help="families: a,b")
     parser.add_argument("--parameters", default="{}", help="more hyper-parameters as JSON")
     parser.add_argument("--seed", type=int, default=0, help="of the first training")
     parser.add_argument("--seeds", type=int, default=1, help="trainings")
-    parser.add_argument("--python", type=Path, help="of the environment with diffusers")
     return parser.parse_args()
 
 
