@@ -252,7 +252,8 @@ class ImageDiversity:
             else:
                 found[name] = self._drawn(spaces, n, rng)
         if not found:
-            yield skipped(worst, "diversity", f"no class has {_MIN_IMAGES} images in each part")
+            reason = f"not applicable: no class has {_MIN_IMAGES} images in each part"
+            yield skipped(worst, "diversity", reason)
             return
         for name, drawn in found.items():
             yield _relative("class_coverage", "diversity", drawn.share(), drawn.n, name, True)
@@ -352,7 +353,7 @@ class ImageUtility:
                 reason = f"needs {_MIN_CLASS} holdout images of the class, got {len(group)}"
                 yield skipped("tstr_gap", "utility", reason, name)
         if not assessed:
-            reason = f"no class has {_MIN_CLASS} holdout images"
+            reason = f"not applicable: no class has {_MIN_CLASS} holdout images"
             yield skipped("tstr_gap_worst", "utility", reason)
             return
         level = bonferroni(0.95, len(assessed))
@@ -489,7 +490,8 @@ def label_fidelity(features: ImageFeatures) -> list[Score]:
             reason = f"needs {_MIN_CLASS} synthetic and holdout images of the class"
             scores.append(skipped(metric, "fidelity", reason, name))
     if not pairs:
-        return [*scores, skipped(worst, "fidelity", f"no class has {_MIN_CLASS} images")]
+        reason = f"not applicable: no class has {_MIN_CLASS} images on both sides"
+        return [*scores, skipped(worst, "fidelity", reason)]
     level = bonferroni(0.95, len(pairs))
     losses = [
         two_proportion_difference(known.sum(), len(known), shown.sum(), len(shown), level)

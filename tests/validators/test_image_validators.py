@@ -191,6 +191,21 @@ def test_too_few_images_are_skipped_with_a_reason(real):
         assert any(score.skipped and "needs at least" in score.skipped for score in scores)
 
 
+def test_classes_of_few_images_are_judged_together_only(real):
+    """Many classes of few images: no class can be judged by itself, and no gate blocks for it."""
+    schema = ImageSchema(8, 8, 1, tuple(map(str, range(100))))
+    parts = []
+    for part in real:
+        rows = np.arange(400)
+        parts.append(Images(part.pixels[rows], part.labels[rows] * 10 + rows % 10))
+    scores = {}
+    for validator in (ImageDiversity(draws=2, replicates=4), ImageUtility(bootstraps=50)):
+        scores |= measure(validator, parts[2], parts, schema)
+    assert scores["class_coverage_worst", "all"].skipped.startswith("not applicable")
+    assert scores["tstr_gap_worst", "all"].skipped.startswith("not applicable")
+    assert scores["coverage_ratio", "all"].value > 0.7
+
+
 def test_tables_are_refused(real):
     with pytest.raises(SchemaError):
         measure(ImageBias(), Images(real[2].pixels[:, :4], real[2].labels), real)
