@@ -383,10 +383,15 @@ def _sdmetrics(comparison: Comparison) -> dict[str, float]:
         plain = {"columns": {k: v for k, v in metadata["columns"].items() if v["sdtype"] != "id"}}
         names = list(plain["columns"])
         overfit = DCROverfittingProtection.compute_breakdown(
-            real[names], made[names], comparison.holdout[names], plain, num_rows_subsample=500
+            real[names],
+            made[names],
+            comparison.holdout[names],
+            plain,
+            "table",
+            num_rows_subsample=500,
         )
         baseline = DCRBaselineProtection.compute_breakdown(
-            real[names], made[names], plain, num_rows_subsample=500
+            real[names], made[names], plain, "table", num_rows_subsample=500
         )
     return {
         "column shapes": float(properties["Column Shapes"]),

@@ -100,12 +100,17 @@ def ingest(spec: DatasetSpec, home: Home, *, remember: bool = True) -> RealData:
         home: whose vault.
         remember: whether the following steps of the dataset are to work on it.
     """
-    from validators.expectations import check_ingest
-
     split = split_and_protect(read_source(spec.source, home.vault), spec)
     real = store(split, spec, home, remember=remember)
-    check_ingest(real.train(), real.schema)
+    _check_real(real)
     return real
+
+
+def _check_real(real: RealData) -> None:
+    """The ordinary suite over the real rows; its evidence stays beside them, booleans alone."""
+    from validators.expectations import check_ingest
+
+    check_ingest(real.train(), real.schema, evidence=real.folder / "gx")
 
 
 def prepare(
@@ -414,6 +419,8 @@ def decide(release: Release) -> Verdict:
     quarantine, and nothing of it can be published.
     """
     folder = release.evidence_folder
+    if not (release.real.folder / "gx").is_dir():
+        _check_real(release.real)  # it came into the vault by another way than ``ingest``
     if not (folder / "report.html").is_file():
         card, data = score(release), comparison(release)
         if data.beside is not None:
@@ -838,9 +845,7 @@ def _request(release: Release, ready: Candidate, verdict: Verdict) -> PublishReq
     write_text(folder / "contract.json", contract_of(release.spec).model_dump_json(indent=1))
     files["reports/contract.json"] = folder / "contract.json"
     files |= {f"reports/{name}": path for name, path in _reports(release).items()}
-    for file in sorted((folder / "gx").rglob("*")):
-        if file.is_file():
-            files[f"reports/gx/{file.relative_to(folder / 'gx').as_posix()}"] = file
+    files |= gx_evidence(folder / "gx", release.real.folder / "gx")
     if (folder / SHEET).is_file():
         files[SHEET] = folder / SHEET
     return PublishRequest(
@@ -853,6 +858,33 @@ def _request(release: Release, ready: Candidate, verdict: Verdict) -> PublishReq
         facts=_facts(release, verdict),
         created_at=verdict.generated,
     )
+
+
+def gx_evidence(judged: Path, ingested: Path) -> dict[str, Path]:
+    """What Great Expectations left of a candidate and of the real data, by its published name.
+
+    Suites, results and Data Docs; of the real data booleans alone.
+
+    Raises:
+        CheckpointError: a part is missing; evidence is complete or nothing is published.
+    """
+    found = {
+        file.relative_to(folder).as_posix(): file
+        for folder in (judged, ingested)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    suites = ("release_gate", "structure", "ingest")
+    required = [
+        "data_docs/index.html",
+        *(f"{n}{end}.json" for n in suites for end in ("", "_suite")),
+    ]
+    if missing := [name for name in required if name not in found]:
+        raise CheckpointError(
+            f"a release must carry the evidence of its checks, {', '.join(missing)} is missing; "
+            "run it again from the step 'real'"
+        )
+    return {f"reports/gx/{name}": file for name, file in found.items()}
 
 
 def _description(release: Release) -> str:

@@ -62,6 +62,11 @@ def test_run_publishes_a_csv_without_any_yaml(published: tuple[Path, dict[str, o
     judged = {gate["dimension"] for gate in facts["gates"]}  # type: ignore[attr-defined]
     assert judged == {"structure", "fidelity", "utility", "diversity", "privacy", "bias"}
     assert (folder / "likeness_home" / "vault").stat().st_mode & 0o777 == 0o700
+    evidence = Path(version["path"]) / "reports" / "gx"
+    ingest = (evidence / "ingest.json").read_text()
+    assert json.loads(ingest)["success"]
+    assert ">50K" not in ingest + (evidence / "ingest_suite.json").read_text()
+    assert (evidence / "release_gate_suite.json").is_file()
 
 
 def test_an_equal_run_is_the_same_version(published: tuple[Path, dict[str, object]]) -> None:
