@@ -116,11 +116,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rng = np.random.default_rng(options.seed)
+    counts = run(60 * options.minutes, options.seed, RESULTS)
+    figures = {kind: dict(sorted(found.items())) for kind, found in counts.items()}
+    (RESULTS / "fuzz.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    for kind, found in figures.items():
+        print(f"{kind}: {sum(found.values()):,} files:", found)
+
+
+def run(seconds: float, seed: int, kept: Path) -> dict[str, Counter[str]]:
+    """Damaged files for so long; answers by kind. What is no clean refusal is kept in a folder."""
+    rng = np.random.default_rng(seed)
     whole = seeds()
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in whole}
     context = mp.get_context("spawn")
-    end = time.monotonic() + 60 * options.minutes
+    end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
         reader, pipe = start(context, folder)
         while time.monotonic() < end:
@@ -136,15 +145,12 @@ def main() -> None:
             counts[kind][answer] += 1
             if answer not in ("read", "refused", "too large"):
                 name = f"fuzz-{kind}-{sum(counts[kind].values())}.bin"
-                (RESULTS / name).write_bytes(content)
+                (kept / name).write_bytes(content)
             if answer in ("crash", "hang"):
                 reader.kill()
                 reader, pipe = start(context, folder)
         reader.kill()
-    figures = {kind: dict(sorted(found.items())) for kind, found in counts.items()}
-    (RESULTS / "fuzz.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    for kind, found in figures.items():
-        print(f"{kind}: {sum(found.values()):,} files:", found)
+    return counts
 
 
 def start(

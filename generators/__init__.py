@@ -36,12 +36,16 @@ GENERATORS: Registry[Generator] = Registry(
 )
 
 
-def load_generator(folder: Path) -> Generator:
+def load_generator(folder: Path, key: bytes | None = None) -> Generator:
     """The fitted generator in ``folder``, whatever its family.
 
+    Args:
+        folder: of the model.
+        key: with which the model was sealed, where it was.
+
     Raises:
-        CheckpointError: the folder holds no readable model.
+        CheckpointError: the folder holds no readable model, or one sealed with another key.
     """
     from . import persistence
 
-    return GENERATORS[persistence.read(folder).name].load(folder)
+    return GENERATORS[persistence.read(folder, key).name].load(folder, key)

@@ -233,15 +233,20 @@ class Generator(ABC):
         persistence.write(folder, self.name, self.parameters(), self.schema_, arrays, state)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, key: bytes | None = None) -> Self:
         """The fitted model that ``save`` wrote into ``folder``.
 
+        Args:
+            folder: of the model.
+            key: with which ``persistence.seal`` sealed it, where it did.
+
         Raises:
-            CheckpointError: the files are missing, damaged, or of another family.
+            CheckpointError: the files are missing, damaged, of another family, or sealed with
+                another key.
         """
         from . import persistence
 
-        saved = persistence.read(folder)
+        saved = persistence.read(folder, key)
         if saved.name != cls.name:
             raise CheckpointError(
                 f"the folder must hold a {cls.name} model, it holds {saved.name!r}; "

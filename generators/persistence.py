@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -19,6 +20,9 @@ from safetensors.numpy import save as save_arrays
 
 from .base import CheckpointError
 from .schema import Schema, schema_from_json
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 FORMAT = 2
 _WEIGHTS = "weights.safetensors"
@@ -47,26 +51,106 @@ def write(
 ) -> None:
     """Write a model; the same model gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save_arrays({key: np.ascontiguousarray(arrays[key]) for key in sorted(arrays)})
     model = {
         "format": FORMAT,
         "generator": name,
         "parameters": parameters,
         "schema": json.loads(schema.to_json()),
         "state": state,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
+    _write_parts(folder, model, arrays)
+
+
+def _write_parts(folder: Path, model: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    weights = save_arrays({key: np.ascontiguousarray(arrays[key]) for key in sorted(arrays)})
+    model = {**model, "weights_sha256": hashlib.sha256(weights).hexdigest()}
     (folder / _WEIGHTS).write_bytes(weights)
     text = json.dumps(model, ensure_ascii=False, sort_keys=True, allow_nan=False)
     (folder / _MODEL).write_text(text, encoding="utf-8")
 
 
-def read(folder: Path) -> SavedModel:
-    """Read a model.
+def seal(folder: Path, names: Collection[str], key: bytes) -> None:
+    """Make arrays of a saved model unreadable without a key that does not lie beside it.
+
+    Who has the model alone cannot try values against them: the hashes of the rows that were seen
+    once, say, would tell of a guessed row whether it was one. AES-SIV (RFC 5297) gives the same
+    bytes for the same model and key, and notices another key.
+
+    Args:
+        folder: of the model.
+        names: of the arrays; those that the model does not have are passed over.
+        key: 64 bytes.
+    """
+    model, arrays = _parts(folder)
+    sealed = dict(model.get("sealed", {}))
+    # A family that is made of others puts their names before, with a dot.
+    for name in sorted(name for name in arrays if name.rpartition(".")[2] in set(names)):
+        plain = np.ascontiguousarray(arrays[name])
+        if plain.size == 0:
+            continue
+        hidden = _cipher(key).encrypt(plain.tobytes(), [name.encode()])
+        arrays[name] = np.frombuffer(hidden, np.uint8)
+        sealed[name] = [str(plain.dtype), *plain.shape]
+    _write_parts(folder, {**model, "sealed": sealed}, arrays)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a saved model needs a key.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or of a newer format.
+        CheckpointError: the folder holds no readable model.
     """
+    return bool(_parts(folder)[0].get("sealed"))
+
+
+def _unsealed(model: dict[str, Any], arrays: dict[str, np.ndarray], key: bytes | None) -> None:
+    from cryptography.exceptions import InvalidTag
+
+    for name, (dtype, *shape) in model.get("sealed", {}).items():
+        if key is None:
+            raise CheckpointError(
+                "the model was sealed with the secret of the vault that it was fitted in, none was "
+                "given; set LIKENESS_HOME to that home"
+            )
+        try:
+            plain = _cipher(key).decrypt(arrays[name].tobytes(), [name.encode()])
+        except (InvalidTag, KeyError):
+            raise CheckpointError(
+                "the model was sealed with the secret of the vault that it was fitted in, this is "
+                "another's; set LIKENESS_HOME to that home"
+            ) from None
+        arrays[name] = np.frombuffer(plain, np.dtype(dtype)).reshape(shape)
+
+
+def _cipher(key: bytes) -> AESSIV:
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+    return AESSIV(key)
+
+
+def read(folder: Path, key: bytes | None = None) -> SavedModel:
+    """Read a model.
+
+    Args:
+        folder: that it lies in.
+        key: with which it was sealed, where it was.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or of a newer format, or the model is sealed
+            with another key.
+    """
+    model, arrays = _parts(folder)
+    _unsealed(model, arrays, key)
+    return SavedModel(
+        name=model["generator"],
+        parameters=model["parameters"],
+        schema=schema_from_json(json.dumps(model["schema"])),
+        arrays=arrays,
+        state=model["state"],
+    )
+
+
+def _parts(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         model = json.loads((folder / _MODEL).read_text(encoding="utf-8"))
         weights = (folder / _WEIGHTS).read_bytes()
@@ -97,13 +181,7 @@ def read(folder: Path) -> SavedModel:
         raise CheckpointError(
             f"{_WEIGHTS} is not a safetensors file; fit the model again"
         ) from error
-    return SavedModel(
-        name=model["generator"],
-        parameters=model["parameters"],
-        schema=schema_from_json(json.dumps(model["schema"])),
-        arrays=arrays,
-        state=model["state"],
-    )
+    return model, arrays
 
 
 def model_digest(folder: Path) -> str:

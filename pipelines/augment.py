@@ -161,7 +161,9 @@ def _together(release: Release, version: int, day: date, progress: OnProgress | 
     """Real and synthetic rows as one table in the vault; nothing of it is published."""
     real, schema = release.real, release.real.schema
     train, holdout = real.train(), real.holdout()
-    synthetic = steps.drawn(load_generator(release.model_folder), release, progress)
+    synthetic = steps.drawn(
+        load_generator(release.model_folder, release.home.secret), release, progress
+    )
     frames = (train, holdout, synthetic)
     if not isinstance(schema, TableSchema) or not all(isinstance(f, pd.DataFrame) for f in frames):
         raise ParameterError("augmentation is for tables, this dataset holds images")

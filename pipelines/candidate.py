@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
-from generators.base import Generator
+from generators.base import Generator, ParameterError
 from generators.schema import Data, ImageSchema, Schema
 
-from .publication.digest import content_digest
-from .publication.parquet import Origin, read_parquet, to_arrow, write_parquet
+from .publication.digest import ContentDigest
+from .publication.parquet import CanonicalFile, Origin, read_batches, read_parquet, to_arrow
 
 # Files of 128-512 MB read well everywhere.
 ROWS_PER_FILE = 2_000_000
@@ -38,21 +39,97 @@ def write_candidate(
         splits: rows by name, in the order of their names; all rows are ``train`` without it.
         origin: of images.
     """
-    table = to_arrow(data, schema, origin)
-    digest = content_digest(table)
+    return write_parts(folder, [data], schema, dataset, splits or {"train": len(data)}, origin)
+
+
+def write_parts(
+    folder: Path,
+    parts: Iterable[Data],
+    schema: Schema,
+    dataset: str,
+    splits: Mapping[str, int],
+    origin: Origin | None = None,
+) -> str:
+    """``write_candidate`` of data that come in parts, in memory for a few of them.
+
+    The files have the same bytes however the rows are cut; images come in one part.
+
+    Raises:
+        ParameterError: there are not as many rows as the splits say.
+    """
     per_file = IMAGES_PER_FILE if isinstance(schema, ImageSchema) else ROWS_PER_FILE
-    classes = schema.classes if isinstance(schema, ImageSchema) and schema.labelled else ()
-    footer = {"dataset": dataset, "synthetic": "true", "content_digest": digest}
     (folder / "data").mkdir(parents=True)
-    start = 0
-    for split, rows in (splits or {"train": len(table)}).items():
-        part = table.slice(start, rows)
-        start += rows
-        count = max(1, -(-rows // per_file))
-        for number in range(count):
-            path = folder / "data" / f"{split}-{number:05d}-of-{count:05d}.parquet"
-            write_parquet(part.slice(number * per_file, per_file), path, footer, classes)
-    return digest
+    planned = [plan for split in splits.items() for plan in _planned(*split, per_file)]
+    classes = schema.classes if isinstance(schema, ImageSchema) and schema.labelled else ()
+    digest, files = ContentDigest(), _Files(folder / "data", planned, classes)
+    with ExitStack() as closing:
+        for part in parts:
+            table = to_arrow(part, schema, origin)
+            digest.update(table)
+            files.write(table, closing)
+        files.require_full()
+        content = digest.text()
+        # All files tell the digest of the whole, which is known now.
+        footer = {"dataset": dataset, "synthetic": "true", "content_digest": content}
+        for file in files.begun:
+            file.close(footer)
+    return content
+
+
+def _planned(split: str, rows: int, per_file: int) -> Iterator[tuple[str, int]]:
+    count = max(1, -(-rows // per_file))
+    for number in range(count):
+        name = f"{split}-{number:05d}-of-{count:05d}.parquet"
+        yield name, min(per_file, rows - number * per_file)
+
+
+class _Files:
+    """Rows dealt out to files of planned sizes, in their order."""
+
+    def __init__(
+        self, folder: Path, planned: Sequence[tuple[str, int]], classes: Sequence[str]
+    ) -> None:
+        self.begun: list[CanonicalFile] = []
+        self._folder, self._planned, self._classes = folder, planned, classes
+        self._room = [rows for _, rows in planned]
+        self._over = 0
+
+    def write(self, table: pa.Table, closing: ExitStack) -> None:
+        """Take the next rows; a file is begun as soon as one of its rows or the next file's is."""
+        while True:
+            if not self.begun or (len(table) and self._room[len(self.begun) - 1] == 0):
+                if len(self.begun) == len(self._planned):
+                    self._over += len(table)
+                    return
+                self._begin(table.schema, closing)
+                continue
+            at = len(self.begun) - 1
+            taken = table.slice(0, self._room[at])
+            self.begun[at].write(taken)
+            self._room[at] -= len(taken)
+            table = table.slice(len(taken))
+            if len(table) == 0:
+                return
+
+    def require_full(self) -> None:
+        """Raise unless exactly the planned rows came.
+
+        Raises:
+            ParameterError: they did not.
+        """
+        if self._over or any(self._room) or len(self.begun) != len(self._planned):
+            raise ParameterError(
+                f"a candidate must have the rows of its splits, {sum(self._room):,} are missing "
+                f"and {self._over:,} too many; report this as a bug"
+            )
+
+    def _begin(self, schema: pa.Schema, closing: ExitStack) -> None:
+        if self.begun:
+            self.begun[-1].end()
+        name, _ = self._planned[len(self.begun)]
+        file = CanonicalFile(self._folder / name, schema, self._classes)
+        closing.callback(file.abandon)
+        self.begun.append(file)
 
 
 def origin_of(generator: Generator, rows: int, seed: int, model: str) -> Origin | None:
@@ -73,6 +150,15 @@ def origin_of(generator: Generator, rows: int, seed: int, model: str) -> Origin 
 def candidate_files(folder: Path) -> list[Path]:
     """The data files of a candidate in the order of their rows."""
     return sorted((folder / "data").glob("*.parquet"))
+
+
+def recomputed(folder: Path) -> tuple[str, int]:
+    """Content digest and number of the rows that lie in a candidate's files now."""
+    digest = ContentDigest()
+    for file in candidate_files(folder):
+        for part in read_batches(file):
+            digest.update(part)
+    return digest.text(), digest.rows
 
 
 def read_rows(files: Sequence[Path]) -> pa.Table:

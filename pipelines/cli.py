@@ -211,11 +211,12 @@ def fit(
 @click.option("--fill", "table", type=_PATH, help="Complete this table instead.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--output", type=_PATH, required=True, help="Parquet file to write.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+@_common
 def sample(
     model: Path,
     table: Path | None,
     output: Path,
+    home: Path,
     as_json: bool,
     **request: Any,  # noqa: ANN401
 ) -> int:
@@ -236,7 +237,7 @@ def sample(
     from . import steps
     from .spec import parse_sample
 
-    terminal = Terminal(as_json)
+    terminal, place = Terminal(as_json), Home(home.absolute())
     unset: tuple[object, ...] = (None, ())
     asked = {n: value for n, value in request.items() if value not in unset and value is not False}
     if table is not None and set(asked) != {"seed"}:
@@ -245,10 +246,13 @@ def sample(
         )
     with terminal.progress() as progress:
         if table is not None:
-            digest, rows = steps.fill_to_file(model, table, asked["seed"], output, progress)
+            digest, rows = steps.fill_to_file(
+                model, table, asked["seed"], output, progress, home=place
+            )
         else:
             wanted = parse_sample(asked)
-            digest, rows = steps.sample_to_file(model, wanted, output, progress), wanted.rows
+            rows = wanted.rows
+            digest = steps.sample_to_file(model, wanted, output, progress, home=place)
     facts = {**asked, "rows": rows, "content_digest": digest, "file": str(output)}
     terminal.show_facts(facts)
     return 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -45,6 +46,22 @@ class Home:
     def dataset_vault(self, dataset: str) -> Path:
         """The vault folder of one dataset."""
         return self._made(self.vault / dataset, 0o700)
+
+    @property
+    def secret(self) -> bytes:
+        """64 random bytes that never leave the vault: the key that models are sealed with."""
+        path = self.vault / "secret.key"
+        if not path.is_file():
+            # Whole under its name, and of those who make one at once the first one's stays.
+            handle, made = tempfile.mkstemp(prefix=".secret.", dir=path.parent)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(64))
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                os.link(made, path)
+            Path(made).unlink()
+        return path.read_bytes()
 
     @staticmethod
     def _made(folder: Path, mode: int) -> Path:

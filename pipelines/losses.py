@@ -20,7 +20,7 @@ def model_losses(release: Release) -> ModelLosses | None:
     None where its family tells none. What training held
     back for itself counts as train: the attacker does not know it either.
     """
-    generator = load_generator(release.model_folder)
+    generator = load_generator(release.model_folder, release.home.secret)
     if not isinstance(generator, ExampleLoss):
         return None
     rng = np.random.default_rng(derive_seed("model-losses", release.spec.seed))

@@ -69,4 +69,4 @@ def _model(
         return release, fresh.fit(release.real.train(), release.real.schema, progress=progress)
     if model_digest(folder) != facts["model_digest"]:
         raise DataError("the model in the vault is not the one that was published from")
-    return release, load_generator(folder)
+    return release, load_generator(folder, home.secret)

@@ -11,7 +11,7 @@ import platform
 import resource
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -31,8 +31,9 @@ from generators.base import (
     Resumable,
     derive_seed,
 )
-from generators.persistence import model_digest
+from generators.persistence import is_sealed, model_digest, seal
 from generators.schema import Data, Images, ImageSchema, Schema, TableSchema
+from generators.tabular.verbatim import SECRET_ARRAYS
 from validators import VALIDATORS, Comparison, Scorecard
 from validators.comparison import ModelLosses
 from validators.contract import Contract, load_contract
@@ -40,7 +41,7 @@ from validators.verdict import Verdict
 
 from .boundary import InternalError as InternalError
 from .boundary import guarded
-from .candidate import candidate_files, origin_of, read_rows, write_candidate, write_csv
+from .candidate import candidate_files, origin_of, recomputed, write_csv, write_parts
 from .cases import plant
 from .home import Home, canonical_json, whole_folder, write_text
 from .ingest import split_and_protect, store
@@ -55,7 +56,7 @@ from .publication.log import read as read_log
 from .publication.parquet import Origin, to_arrow, write_parquet
 from .publication.publish import PublishRequest
 from .publication.publish import publish as publish_to_lake
-from .publication.read import read_published
+from .publication.read import published_parts, read_published
 from .publication.signature import Signer
 from .publication.store import LocalStore
 from .release import RealData, Release, as_schema, recall_real, remember_release
@@ -68,6 +69,9 @@ OWNERS_SHEETS = ("real_beside_synthetic.png", "most_suspicious.png")
 """They show real images: in the vault beside the evidence, never in a release."""
 JUDGED_ROWS = 3_000
 """An order of fewer rows is judged together with further ones of the same model and conditions."""
+MEASURED_ROWS = 1_000_000
+"""Rows that are measured; of a larger candidate the first ones, which are in no order. Copies and
+leaks are searched for in all."""
 DEFAULT_GENERATOR = {"table": "autoregressive", "image": "diffusion"}
 LINKED_GENERATOR = "rows-then-images"
 """Learns tables with an image column."""
@@ -157,6 +161,7 @@ def fit(release: Release, progress: OnProgress | None = None) -> Fitted:
         with whole_folder(folder) as stage:
             if generator.persistent:
                 generator.save(stage)
+                seal(stage, SECRET_ARRAYS, release.home.secret)
             (stage / "facts.json").write_text(canonical_json(facts), encoding="utf-8")
     release.checkpoint_file.unlink(missing_ok=True)
     return fitted(release)
@@ -185,16 +190,41 @@ def sample(release: Release, progress: OnProgress | None = None) -> Candidate:
     folder = release.candidate_folder
     if not folder.is_dir():
         generator = _loaded(release, progress)
-        data = drawn(generator, release, progress)
-        origin = origin_of(generator, len(data), release.seed, fitted(release).digest)
-        splits = split_rows(len(data), release.order.splits) if release.order else None
+        parts, rows = _drawn_parts(generator, release, progress)
+        origin = origin_of(generator, rows, release.seed, fitted(release).digest)
+        splits = split_rows(rows, release.order.splits) if release.order else {"train": rows}
         with whole_folder(folder) as stage:
-            digest = write_candidate(stage, data, release.published, release.name, splits, origin)
+            digest = write_parts(stage, parts, release.published, release.name, splits, origin)
             if release.order and release.order.csv:
                 write_csv(stage, safe=release.order.csv_safe)
-            facts = {"content_digest": digest, "rows": len(data)}
+            facts = {"content_digest": digest, "rows": rows}
             (stage / "facts.json").write_text(canonical_json(facts), encoding="utf-8")
     return candidate(release)
+
+
+def _drawn_parts(
+    generator: Generator, release: Release, progress: OnProgress | None
+) -> tuple[Iterable[Data], int]:
+    """``drawn`` in parts, and the number of its rows.
+
+    Where a row depends on no other it comes block by block, in memory for one. Conditions and
+    quotas are met by all rows together, invented values must differ between them, and the files of
+    images are laid out by the size of all: there the data come as one.
+    """
+    protection = release.real.protection
+    hidden = protection is not None and {"id", "text"} & set(protection.kinds.values())
+    whole = release.order is not None or hidden or isinstance(release.published, ImageSchema)
+    if whole:
+        data = drawn(generator, release, progress)
+        return [data], len(data)
+    return _blocks(generator, release, progress), release.rows
+
+
+def _blocks(generator: Generator, release: Release, progress: OnProgress | None) -> Iterator[Data]:
+    for block in generator.blocks(release.rows, release.seed):
+        yield generator.sample_block(block)
+        if progress is not None:
+            progress(Progress("sample", block.start + block.size, release.rows, 0.0))
 
 
 def drawn(generator: Generator, release: Release, progress: OnProgress | None = None) -> Data:
@@ -316,7 +346,8 @@ def comparison(release: Release) -> Comparison:
     """The candidate, edge cases aside, beside all of the real data."""
     real = release.real
     files = candidate_files(candidate(release).folder)
-    synthetic = read_published(files, release.published)
+    most = MEASURED_ROWS if release.order is None else None
+    synthetic = read_published(files, release.published, most)
     train, holdout, order = real.train(), real.holdout(), release.order
     if order is not None and isinstance(synthetic, pd.DataFrame):
         schema = _table(release.learned)
@@ -464,7 +495,7 @@ def _judge(release: Release, card: Scorecard, data: Comparison, folder: Path) ->
         card,
         synthetic=data.synthetic,
         schema=data.schema,
-        rows=release.judged_rows,
+        rows=release.judged_rows if release.order else min(release.rows, MEASURED_ROWS),
         candidate_digest=candidate(release).content_digest,
         run_name=f"{release.name}@{release.key[:16]}",
         evidence=folder / "gx",
@@ -537,7 +568,10 @@ def require_clean(release: Release, request: PublishRequest) -> dict[str, Any]:
         LeakError: there is one, or more copied rows than chance explains.
     """
     data = comparison(release)
-    copies, expected = count_copies(data.synthetic, data.train, data.holdout, data.schema)
+    rows: Iterable[Data] = [data.synthetic]
+    if release.order is None:  # all of them, in parts
+        rows = published_parts(candidate_files(candidate(release).folder), release.published)
+    copies, expected = count_copies(rows, data.train, data.holdout, data.schema)
     texts = {"manifest": json.dumps(dict(request.facts), ensure_ascii=False)}
     searched = scan(request.files, texts, release.real.sensitive, _declared(release))
     found = LeakScan(len(request.files) + len(texts), searched, copies, round(expected, 1))
@@ -622,7 +656,12 @@ def export_model(release: Release, folder: Path) -> Path:
 
 @guarded
 def sample_to_file(
-    model: Path, request: SampleSpec, output: Path, progress: OnProgress | None = None
+    model: Path,
+    request: SampleSpec,
+    output: Path,
+    progress: OnProgress | None = None,
+    *,
+    home: Home | None = None,
 ) -> str:
     """Sample a saved model into one Parquet file; gives the content digest.
 
@@ -631,7 +670,7 @@ def sample_to_file(
         ParameterError: a condition is wrong, or the model takes none.
         NoSupport: no row of the model fulfils a condition.
     """
-    generator = load_generator(model)
+    generator = _opened(model, home)
     data = sample_rows(generator, request, progress)
     origin = origin_of(generator, len(data), request.seed, model_digest(model))
     return _to_file(data, generator, output, origin)
@@ -639,7 +678,13 @@ def sample_to_file(
 
 @guarded
 def fill_to_file(
-    model: Path, table: Path, seed: int, output: Path, progress: OnProgress | None = None
+    model: Path,
+    table: Path,
+    seed: int,
+    output: Path,
+    progress: OnProgress | None = None,
+    *,
+    home: Home | None = None,
 ) -> tuple[str, int]:
     """Complete a table by a saved model into one Parquet file; gives its digest and its rows.
 
@@ -650,7 +695,7 @@ def fill_to_file(
         ParameterError: the model completes no tables.
         DataError: the table cannot be read, or is not of the model's columns and categories.
     """
-    generator = conditional(load_generator(model))
+    generator = conditional(_opened(model, home))
     source = source_for_path(table)
     # All rows or an error: a table to complete is not sampled from.
     limits = source.limits.model_copy(update={"max_rows": 2**31})
@@ -663,6 +708,12 @@ def fill_to_file(
         )
     data = generator.fill(given.frame, seed=seed, progress=progress)
     return _to_file(data, generator, output), len(data)
+
+
+def _opened(model: Path, home: Home | None) -> Generator:
+    """A model in any folder; one that was fitted in a vault needs the secret that lies there."""
+    home = home or Home.from_environment()
+    return load_generator(model, home.secret if is_sealed(model) else None)
 
 
 def _to_file(data: Data, generator: Generator, output: Path, origin: Origin | None = None) -> str:
@@ -730,7 +781,7 @@ def _train(generator: Generator, release: Release, progress: OnProgress | None) 
 
 def _loaded(release: Release, progress: OnProgress | None) -> Generator:
     if fitted(release).facts["persistent"]:
-        return load_generator(release.model_folder)
+        return load_generator(release.model_folder, release.home.secret)
     generator = new_generator(release)
     return generator.fit(release.real.train(), release.real.schema, progress=progress)
 
@@ -768,14 +819,15 @@ def invented(data: Data, release: Release) -> Data:
 def _recomputed(release: Release) -> Candidate:
     """The candidate with the digest of the bytes that lie there now."""
     found = candidate(release)
-    table = read_rows(candidate_files(found.folder))
-    return Candidate(found.folder, content_digest(table), len(table))
+    return Candidate(found.folder, *recomputed(found.folder))
 
 
 def reproduce_facts(release: Release) -> dict[str, Any]:
     """What a reader needs to make the same release again; holds no value of the data."""
-    model = fitted(release)
-    asked = {"order": release.order.decides()} if release.order else {}
+    model, rows = fitted(release), candidate(release).rows
+    asked: dict[str, Any] = {"order": release.order.decides()} if release.order else {}
+    if release.order is None and rows > MEASURED_ROWS:
+        asked = {"judged_rows": MEASURED_ROWS}
     return {
         "dataset": release.spec.name,
         "release_key": release.key,
@@ -785,7 +837,7 @@ def reproduce_facts(release: Release) -> dict[str, Any]:
         "train_seed": release.spec.seed,
         "model_digest": model.digest,
         "fit_seconds": model.facts["seconds"],
-        "rows": candidate(release).rows,
+        "rows": rows,
         "content_digest": candidate(release).content_digest,
         "contract": release.spec.contract,
         "contract_digest": release.contract_digest,

@@ -10,6 +10,8 @@ import numpy as np
 from generators.encoding import EncodedTable, TableCodec
 
 _REDRAWS = 10
+SECRET_ARRAYS = ("once",)
+"""The name under which a family keeps the hashes of rows seen once: who has them may try rows."""
 
 
 @dataclass(frozen=True)

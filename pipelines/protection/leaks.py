@@ -153,27 +153,33 @@ def scan(
     return len(wanted | cells)
 
 
-def count_copies(synthetic: Data, train: Data, holdout: Data, schema: Schema) -> tuple[int, float]:
+def count_copies(
+    synthetic: Iterable[Data], train: Data, holdout: Data, schema: Schema
+) -> tuple[int, float]:
     """Synthetic rows that equal a train row which is there once, and how many are to be expected.
 
-    The expectation is the share of holdout rows that do: nobody has copied those.
+    The synthetic rows may come in parts. The expectation is the share of holdout rows that do:
+    nobody has copied those.
 
     Raises:
         LeakError: there are more than chance explains, whatever the contract says.
     """
     known, counts = np.unique(_row_hashes(train, schema), return_counts=True)
     single = known[counts == 1]
-    found = int(np.isin(_row_hashes(synthetic, schema), single).sum())
+    found = rows = 0
+    for part in synthetic:
+        found += int(np.isin(_row_hashes(part, schema), single).sum())
+        rows += len(part)
     natural = int(np.isin(_row_hashes(holdout, schema), single).sum())
-    least, _ = _wilson(found, len(synthetic))
+    least, _ = _wilson(found, rows)
     _, most = _wilson(natural, len(holdout))
     if least > _NATURAL_FACTOR * most:
         raise LeakError(
-            f"synthetic rows must not be copies, {found} of {len(synthetic)} equal a real row that "
+            f"synthetic rows must not be copies, {found} of {rows} equal a real row that "
             f"is there once, and of {len(holdout)} fresh real rows {natural} do; nothing was "
             "published, choose a generator or parameters that copy less"
         )
-    return found, natural * len(synthetic) / max(len(holdout), 1)
+    return found, natural * rows / max(len(holdout), 1)
 
 
 def _texts(series: pd.Series) -> set[str]:

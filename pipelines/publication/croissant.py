@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .manifest import ColumnInfo, FileEntry, Manifest
+from .provenance import PREFIXES, policy, provenance, responsibility
 
 CROISSANT = "croissant.json"
 
@@ -43,7 +44,7 @@ _CONTEXT: dict[str, Any] = {
     "name": {"@container": "@language"},
     "parentField": "cr:parentField",
     "path": "cr:path",
-    "prov": "http://www.w3.org/ns/prov#",
+    **PREFIXES,
     "rai": "http://mlcommons.org/croissant/RAI/",
     "recordSet": "cr:recordSet",
     "references": "cr:references",
@@ -60,10 +61,6 @@ _CONTEXT: dict[str, Any] = {
 _CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
 # The IANA name, application/vnd.apache.parquet, is not known to mlcroissant 1.1.
 _PARQUET = "application/x-parquet"
-_LIMITATIONS = (
-    "Sampled from a model: rare cases and exact dependencies that it did not learn are not there. "
-    "Not to be used to learn about single people."
-)
 
 
 def croissant(manifest: Manifest) -> dict[str, Any]:
@@ -83,10 +80,9 @@ def croissant(manifest: Manifest) -> dict[str, Any]:
         "isLiveDataset": False,
         "distribution": _distribution(manifest),
         "recordSet": [_record_set(manifest, split) for split in manifest.splits],
-        "rai:hasSyntheticData": True,
-        "rai:dataLimitations": _LIMITATIONS,
-        "rai:dataCollection": "Sampled by Likeness from a model of real data",
-        "rai:dataManipulationProtocol": list(manifest.protection) or ["none declared"],
+        **provenance(manifest),
+        **policy(manifest),
+        **responsibility(manifest),
     }
     if manifest.citation:
         described["citeAs"] = manifest.citation

@@ -35,34 +35,97 @@ BATCH_ROWS = 65_536
 _IMAGE_MODES = ("L", "RGB", "RGBA")
 
 
+class ContentDigest:
+    """The content digest v1 of a table that comes in parts; memory for one batch.
+
+    The parts may be of any size: the digest is that of the whole table.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._schema: pa.Schema | None = None
+        self._columns: list[tuple[str, str, hashlib._Hash]] = []
+        self._held: pa.Table | None = None
+
+    def update(self, table: pa.Table) -> None:
+        """Take the next rows.
+
+        Raises:
+            DataError: their columns are not those of the rows before, a column's type has no
+                canonical form (nested types, decimals of more than 38 digits), a timestamp is finer
+                than a microsecond, or an image cannot be decoded.
+        """
+        part = table.replace_schema_metadata(None)
+        if self._schema is None:
+            self._schema = part.schema
+            self._columns = [_begun(field) for field in part.schema]
+        elif [*zip(part.schema.names, part.schema.types, strict=True)] != [
+            *zip(self._schema.names, self._schema.types, strict=True)
+        ]:
+            raise DataError(
+                "all parts of a table must have the same columns and types, they differ; write "
+                "them from one schema"
+            )
+        self.rows += part.num_rows
+        # Batches are part of the definition: what does not fill one waits for the next rows.
+        if self._held is not None:
+            part = pa.concat_tables([self._held, part.cast(self._held.schema)])
+        whole = part.num_rows - part.num_rows % BATCH_ROWS
+        for start in range(0, whole, BATCH_ROWS):
+            self._take(part.slice(start, BATCH_ROWS))
+        rest = part.slice(whole)
+        # A slice would keep the memory of all that it was cut from.
+        self._held = rest.combine_chunks() if rest.num_rows else None
+
+    def text(self) -> str:
+        """The digest of all rows so far, after which no more can be taken."""
+        if self._held is not None:
+            self._take(self._held)
+            self._held = None
+        digest = hashlib.sha256(_int64(self.rows))
+        for _, _, column in self._columns:
+            digest.update(column.digest())
+        return f"{VERSION}:{digest.hexdigest()}"
+
+    def _take(self, batch: pa.Table) -> None:
+        for at, (name, kind, digest) in enumerate(self._columns):
+            _update_column(digest, _one_array(batch.column(at)), kind, name)
+
+
 def content_digest(table: pa.Table) -> str:
     """The content digest v1 of ``table``: ``v1:`` and 64 hexadecimal digits.
 
     Costs one pass over the data, about 1 s per GB without images; memory for one batch.
 
     Raises:
-        DataError: a column's type has no canonical form (nested types, decimals of more than 38
-            digits), a timestamp is finer than a microsecond, or an image cannot be decoded.
+        DataError: see ``ContentDigest.update``.
     """
-    digest = hashlib.sha256(_int64(table.num_rows))
-    for name in table.column_names:
-        digest.update(column_digest(name, table.column(name)))
-    return f"{VERSION}:{digest.hexdigest()}"
+    digest = ContentDigest()
+    digest.update(table)
+    return digest.text()
 
 
 def column_digest(name: str, column: pa.ChunkedArray) -> bytes:
     """SHA-256 over one column: its name, its logical type and its values."""
-    kind = logical_type(column.type, name)
+    _, kind, digest = _begun(pa.field(name, column.type))
+    for start in range(0, len(column), BATCH_ROWS):
+        _update_column(digest, _one_array(column.slice(start, BATCH_ROWS)), kind, name)
+    return digest.digest()
+
+
+def _begun(field: pa.Field) -> tuple[str, str, hashlib._Hash]:
+    kind = logical_type(field.type, field.name)
     digest = hashlib.sha256()
-    for text in (name, kind):
+    for text in (field.name, kind):
         encoded = text.encode()
         digest.update(_int64(len(encoded)) + encoded)
-    for start in range(0, len(column), BATCH_ROWS):
-        batch = _one_array(column.slice(start, BATCH_ROWS))
-        valid = np.asarray(pc.is_valid(batch).to_numpy(zero_copy_only=False), dtype=bool)
-        digest.update(np.packbits(valid, bitorder="little").tobytes())
-        _update_values(digest, batch, kind, name)
-    return digest.digest()
+    return field.name, kind, digest
+
+
+def _update_column(digest: hashlib._Hash, batch: pa.Array, kind: str, name: str) -> None:
+    valid = np.asarray(pc.is_valid(batch).to_numpy(zero_copy_only=False), dtype=bool)
+    digest.update(np.packbits(valid, bitorder="little").tobytes())
+    _update_values(digest, batch, kind, name)
 
 
 def logical_type(kind: pa.DataType, name: str = "") -> str:

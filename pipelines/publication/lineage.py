@@ -1,12 +1,13 @@
 """The run that made a version, as an OpenLineage event (https://openlineage.io/spec/2-0-2).
 
 DataHub, Marquez and others read it. The verdict stands in it as data quality assertions, by gate
-and outcome; no number and no value of the data is in it.
+outcome, severity and bound; no number and no value of the data is in it.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from .manifest import Manifest
@@ -14,6 +15,7 @@ from .manifest import Manifest
 OPEN_LINEAGE = "openlineage.json"
 
 _PRODUCER = "urn:likeness"
+_VAULT = "likeness.vault"
 _SPEC = "https://openlineage.io/spec"
 
 
@@ -27,7 +29,7 @@ def open_lineage(manifest: Manifest) -> dict[str, Any]:
         "schemaURL": f"{_SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent",
         "run": {"runId": str(run)},
         "job": {"namespace": "likeness", "name": f"{manifest.dataset}.published"},
-        "inputs": [{"namespace": "likeness.vault", "name": f"{manifest.dataset}.real"}],
+        "inputs": [{"namespace": _VAULT, "name": f"{manifest.dataset}.real"}],
         "outputs": [_output(manifest)],
     }
 
@@ -38,19 +40,39 @@ def _output(manifest: Manifest) -> dict[str, Any]:
         for column in manifest.columns
     ]
     verdicts = [
-        {"assertion": gate.gate, "success": gate.status == "passed"}
+        {
+            "assertion": gate.metric or gate.gate,
+            "name": gate.gate,
+            "success": gate.holds,
+            "severity": "error" if gate.severity == "critical" else "warn",
+            "expected": gate.bound,
+        }
         for gate in manifest.verdict.gates
-        if gate.status != "not applicable"
+        if gate.applies
     ]
+    documentation = manifest.description or f"Synthetic {manifest.kind} dataset"
+    tags = [{"key": key, "value": value, "source": "USER"} for key, value in manifest.tags.items()]
+    tags.append({"key": "synthetic", "value": "true", "source": "LIKENESS"})
     facets = {
-        "schema": _facet("SchemaDatasetFacet", "1-1-1", fields=columns),
+        "schema": _facet("SchemaDatasetFacet", "1-2-0", fields=columns),
         "version": _facet(
             "DatasetVersionDatasetFacet", "1-0-1", datasetVersion=manifest.content_digest
         ),
         "dataQualityAssertions": _facet(
-            "DataQualityAssertionsDatasetFacet", "1-0-1", assertions=verdicts
+            "DataQualityAssertionsDatasetFacet", "1-1-0", assertions=verdicts
+        ),
+        "documentation": _facet("DocumentationDatasetFacet", "1-1-0", description=documentation),
+        "lifecycleStateChange": _facet(
+            "LifecycleStateChangeDatasetFacet", "1-0-1", lifecycleStateChange="OVERWRITE"
+        ),
+        "tags": _facet("TagsDatasetFacet", "1-0-0", tags=tags),
+        "columnLineage": _facet(
+            "ColumnLineageDatasetFacet", "1-2-0", fields=dict(_from_real(manifest))
         ),
     }
+    if manifest.owners:
+        owners = [{"name": owner, "type": "OWNER"} for owner in manifest.owners]
+        facets["ownership"] = _facet("OwnershipDatasetFacet", "1-0-1", owners=owners)
     statistics = _facet(
         "OutputStatisticsOutputDatasetFacet",
         "1-0-2",
@@ -64,6 +86,25 @@ def _output(manifest: Manifest) -> dict[str, Any]:
         "facets": facets,
         "outputFacets": {"outputStatistics": statistics},
     }
+
+
+def _from_real(manifest: Manifest) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each column comes from that of the real data by a model: no value of it is carried over."""
+    for column in manifest.columns:
+        source = {
+            "namespace": _VAULT,
+            "name": f"{manifest.dataset}.real",
+            "field": column.name,
+            "transformations": [
+                {
+                    "type": "INDIRECT",
+                    "subtype": "SYNTHESIS",
+                    "description": "sampled from a model that was fitted to protected data",
+                    "masking": True,
+                }
+            ],
+        }
+        yield column.name, {"inputFields": [source]}
 
 
 def _facet(name: str, version: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -162,6 +162,9 @@ def append(store: Store, dataset: str, commit: Commit) -> tuple[LogEntry, bool]:
         found = _find_in(entries, store, dataset, commit.key)
         if found is not None:
             return found, True
+        # What ours is chained to may be another's that no power cut has had to survive yet.
+        if entries:
+            store.fsync(_folder(dataset))
         entry = _next_entry(entries, commit)
         if store.put_if_absent(f"{_folder(dataset)}/{entry.version:08d}.json", entry.to_bytes()):
             store.fsync(_folder(dataset))
@@ -188,6 +191,9 @@ def refresh_latest(store: Store, dataset: str) -> None:
     name = f"{dataset}/latest.json"
     entry = newest(store, dataset)
     while True:
+        # Never a short cut to an entry that a power cut may take away.
+        if entry is not None:
+            store.fsync(_folder(dataset))
         if entry is None:
             store.delete(name)
         elif not store.exists(name) or store.get(name) != latest_bytes(entry):
@@ -250,20 +256,25 @@ def resolve(lake: Lake, name: str) -> Published:
         ParameterError: the name is malformed.
         PublicationError: there is no such dataset or version.
     """
+    return resolve_in(open_lake(lake), name)
+
+
+def resolve_in(store: Store, name: str) -> Published:
+    """``resolve`` in any store."""
     dataset, at, number = name.partition("@")
     if at and not (number.isascii() and number.isdigit()):
         raise ParameterError(f"a version must be written name@3, got {name!r}")
-    entries = read_log(lake, dataset)
+    entries = read(store, check_dataset_name(dataset))
     if not entries:
         raise PublicationError(
             f"the lake must hold the dataset {dataset!r}, it does not; publish it or check the name"
         )
-    version = int(number) if at else _newest_number(open_lake(lake), dataset)
+    version = int(number) if at else _newest_number(store, dataset)
     if not 1 <= version <= len(entries):
         raise PublicationError(
             f"{dataset!r} has the versions 1 to {len(entries)}, {version} was asked for"
         )
-    return published(open_lake(lake), dataset, entries[version - 1], existing=True)
+    return published(store, dataset, entries[version - 1], existing=True)
 
 
 def published(store: Store, dataset: str, entry: LogEntry, *, existing: bool) -> Published:

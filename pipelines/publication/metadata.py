@@ -23,6 +23,7 @@ TABLE_SCHEMA = "schema.json"
 
 # A column of more categories than this is described by its type; a list would help nobody.
 _MAX_CATEGORIES = 1_000
+_CATEGORIES = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
 _TABLE_SCHEMA_PROFILE = "https://datapackage.org/profiles/2.0/tableschema.json"
 _FIELD_TYPES = {
     "bool": "boolean",
@@ -33,16 +34,45 @@ _FIELD_TYPES = {
 }
 
 
-def describe(manifest: Manifest, table: pa.Table) -> dict[str, bytes]:
+class Shown:
+    """What the rows of a version show, column by column, taken in parts."""
+
+    def __init__(self) -> None:
+        self.missing: dict[str, int] = {}
+        self._levels: dict[str, pa.Array | None] = {}
+
+    def update(self, table: pa.Table) -> None:
+        """Take the next rows."""
+        for name in table.column_names:
+            values = table.column(name)
+            self.missing[name] = self.missing.get(name, 0) + values.null_count
+            kind = values.type
+            if any(test(kind) for test in _CATEGORIES):
+                self._levels[name] = self._joined(name, pc.unique(values).drop_null())
+
+    def levels(self, name: str) -> list[int] | list[str] | None:
+        """The values of a column, sorted; None where they are too many, or no categories."""
+        found = self._levels.get(name)
+        return None if found is None else sorted(found.to_pylist())
+
+    def _joined(self, name: str, new: pa.Array) -> pa.Array | None:
+        known = self._levels.get(name, new)
+        if known is None:
+            return None
+        joined = pc.unique(pa.concat_arrays([known, new]))
+        return joined if len(joined) <= _MAX_CATEGORIES else None
+
+
+def describe(manifest: Manifest, shown: Shown) -> dict[str, bytes]:
     """The files that describe a version to machines: name in the snapshot -> bytes.
 
     Args:
         manifest: of the version, as far as it is known: without these files.
-        table: all rows of the version, in their order.
+        shown: what all rows of the version show.
     """
     return {
         MANIFEST_SCHEMA: manifest_schema(),
-        TABLE_SCHEMA: canonical_json(table_schema(manifest.columns, table)),
+        TABLE_SCHEMA: canonical_json(table_schema(manifest.columns, shown)),
         CROISSANT: canonical_json(croissant(manifest)),
         OPEN_LINEAGE: canonical_json(open_lineage(manifest)),
     }
@@ -53,7 +83,7 @@ def manifest_schema() -> bytes:
     return (files("pipelines.publication") / "schemas" / "manifest-1.json").read_bytes()
 
 
-def table_schema(columns: tuple[ColumnInfo, ...], table: pa.Table) -> dict[str, Any]:
+def table_schema(columns: tuple[ColumnInfo, ...], shown: Shown) -> dict[str, Any]:
     """The columns as a Table Schema; categories are those that the synthetic rows show.
 
     ``missingValues`` is empty since Parquet has nulls of its own: an empty text is a text.
@@ -61,18 +91,18 @@ def table_schema(columns: tuple[ColumnInfo, ...], table: pa.Table) -> dict[str, 
     """
     return {
         "$schema": _TABLE_SCHEMA_PROFILE,
-        "fields": [_field(column, table.column(column.name)) for column in columns],
+        "fields": [_field(column, shown) for column in columns],
         "missingValues": [],
     }
 
 
-def _field(column: ColumnInfo, values: pa.ChunkedArray) -> dict[str, Any]:
+def _field(column: ColumnInfo, shown: Shown) -> dict[str, Any]:
     constraints: dict[str, Any] = {"required": not column.nullable}
     kind = _field_type(column.type)
     if column.kind == "categorical" and kind in ("integer", "string"):
-        shown = pc.unique(values).drop_null()
-        if len(shown) <= _MAX_CATEGORIES:
-            constraints["enum"] = sorted(shown.to_pylist())
+        levels = shown.levels(column.name)
+        if levels is not None:
+            constraints["enum"] = levels
     field = {
         "name": column.name,
         "type": kind,
@@ -80,7 +110,7 @@ def _field(column: ColumnInfo, values: pa.ChunkedArray) -> dict[str, Any]:
         "constraints": constraints,
         "likeness:kind": column.kind,
         "likeness:type": column.type,
-        "likeness:missing": values.null_count,
+        "likeness:missing": shown.missing.get(column.name, 0),
     }
     return field | ({"likeness:role": column.role} if column.role else {})
 

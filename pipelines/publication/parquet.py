@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +25,7 @@ from generators.base import ParameterError, SchemaError
 from generators.dtypes import arrow_of_plain
 from generators.schema import Column, Data, Images, ImageSchema, Schema, TableSchema
 
-from .digest import is_image
+from .digest import BATCH_ROWS, is_image
 
 ROW_GROUP_ROWS = 122_880
 """DuckDB's unit of parallel work; a smaller table is one group."""
@@ -106,45 +106,127 @@ def to_arrow(
     )
 
 
+class CanonicalFile:
+    """A Parquet file that is written as rows come; equal rows and footers give equal bytes.
+
+    However the rows are cut into parts, the bytes are the same; memory is for one row group.
+
+    Args:
+        path: the file; its folder must exist.
+        schema: what ``to_arrow`` gives.
+        classes: names of the classes of images, for the ``datasets`` library.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, classes: Sequence[str] = ()) -> None:
+        self._path, self._schema, self._classes = path, schema.remove_metadata(), classes
+        self._images = [field.name for field in schema if is_image(field.type)]
+        # Images come as one: the first part tells how large they are.
+        self._group = 0 if self._images else ROW_GROUP_ROWS
+        self._held: list[pa.Table] = []
+        self._rows = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        """Take the next rows."""
+        self._group = self._group or _images_per_group(table)
+        self._held.append(table.replace_schema_metadata(None))
+        self._rows += table.num_rows
+        if self._rows >= self._group:
+            self._write_groups(self._group)
+
+    def end(self) -> None:
+        """Write the rows that wait: no more will come."""
+        self._group = self._group or 1
+        self._write_groups(1)
+        if self._writer is None:
+            self._write_group(self._schema.empty_table())
+
+    def close(self, footer: Mapping[str, str]) -> None:
+        """End the file.
+
+        Args:
+            footer: our keys for the file's footer, without prefix: ``dataset``,
+                ``content_digest``. ``likeness:synthetic`` is always there.
+        """
+        self.end()
+        keys = {f"{PREFIX}{key}": value for key, value in sorted(footer.items())}
+        keys[f"{PREFIX}synthetic"] = "true"
+        if self._images:
+            keys["huggingface"] = _huggingface(self._schema, self._classes)
+        if self._writer is not None:
+            self._writer.add_key_value_metadata(keys)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file, whole or not."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write_groups(self, least: int) -> None:
+        """Write groups as long as ``least`` rows are there."""
+        waiting = pa.concat_tables(self._held) if self._held else None
+        while waiting is not None and waiting.num_rows >= least:
+            self._write_group(waiting.slice(0, self._group))
+            waiting = waiting.slice(self._group)
+        # A slice would keep the memory of all that it was cut from.
+        self._held = [waiting.combine_chunks()] if waiting is not None and len(waiting) else []
+        self._rows = sum(len(table) for table in self._held)
+
+    def _write_group(self, rows: pa.Table) -> None:
+        # The layout of chunks would show in the bytes.
+        group = rows.combine_chunks()
+        if self._writer is None:
+            self._writer = self._opened(group)
+        self._writer.write_table(group, row_group_size=self._group)
+
+    def _opened(self, first: pa.Table) -> pq.ParquetWriter:
+        plain = [name for name in first.column_names if name not in self._images]
+        dictionary = [name for name in plain if _low_cardinality(first.column(name))]
+        compression = dict.fromkeys(plain, "zstd")
+        for name in self._images:  # PNG is compressed already
+            compression |= {f"{name}.bytes": "none", f"{name}.path": "zstd"}
+        return pq.ParquetWriter(
+            self._path,
+            self._schema,
+            version="2.6",
+            data_page_version="1.0",
+            compression=compression,
+            compression_level={
+                name: ZSTD_LEVEL for name in compression if compression[name] == "zstd"
+            },
+            use_dictionary=dictionary,
+            column_encoding=_encodings(first, [name for name in plain if name not in dictionary]),
+            write_statistics=[*plain] if self._images else True,
+            write_page_index=True,
+            write_page_checksum=True,
+            store_schema=True,
+        )
+
+
 def write_parquet(
     table: pa.Table, path: Path, footer: Mapping[str, str], classes: Sequence[str] = ()
 ) -> None:
-    """Write ``table`` to ``path``; equal tables and footers give equal bytes.
+    """Write ``table`` to ``path`` as a ``CanonicalFile``."""
+    file = CanonicalFile(path, table.schema, classes)
+    file.write(table)
+    file.close(footer)
 
-    Args:
-        table: what ``to_arrow`` gave.
-        path: the file; its folder must exist.
-        footer: our keys for the file's footer, without prefix: ``dataset``, ``content_digest``.
-            ``likeness:synthetic`` is always there.
-        classes: names of the classes of images, for the ``datasets`` library.
+
+def read_batches(source: Path | BinaryIO) -> Iterator[pa.Table]:
+    """The rows of a Parquet file in parts, with every page's checksum verified; one at least.
+
+    Raises:
+        SchemaError: the file is damaged or not Parquet.
     """
-    keys = {f"{PREFIX}{key}": value for key, value in sorted(footer.items())}
-    keys[f"{PREFIX}synthetic"] = "true"
-    images = [field.name for field in table.schema if is_image(field.type)]
-    if images:
-        keys["huggingface"] = _huggingface(table.schema, classes)
-    # The layout of chunks would show in the bytes.
-    clean = table.replace_schema_metadata(keys).combine_chunks()
-    plain = [name for name in table.column_names if name not in images]
-    dictionary = [name for name in plain if _low_cardinality(clean.column(name))]
-    compression = dict.fromkeys(plain, "zstd")
-    for name in images:  # PNG is compressed already
-        compression |= {f"{name}.bytes": "none", f"{name}.path": "zstd"}
-    pq.write_table(
-        clean,
-        path,
-        version="2.6",
-        data_page_version="1.0",
-        compression=compression,
-        compression_level={name: ZSTD_LEVEL for name in compression if compression[name] == "zstd"},
-        row_group_size=_images_per_group(clean) if images else ROW_GROUP_ROWS,
-        use_dictionary=dictionary,
-        column_encoding=_encodings(clean, [name for name in plain if name not in dictionary]),
-        write_statistics=[*plain] if images else True,
-        write_page_index=True,
-        write_page_checksum=True,
-        store_schema=True,
-    )
+    try:
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+        plain = file.schema_arrow.remove_metadata()
+        if file.metadata.num_rows == 0:
+            yield plain.empty_table()
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield pa.Table.from_batches([batch]).cast(plain)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(error) from None
 
 
 def read_parquet(source: Path | BinaryIO) -> pa.Table:
@@ -156,10 +238,14 @@ def read_parquet(source: Path | BinaryIO) -> pa.Table:
     try:
         return pq.ParquetFile(source, page_checksum_verification=True).read()
     except (pa.ArrowException, OSError) as error:
-        raise SchemaError(
-            f"a Parquet file must be whole, reading it failed ({type(error).__name__}); "
-            "get it again from its publisher"
-        ) from None
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> SchemaError:
+    return SchemaError(
+        f"a Parquet file must be whole, reading it failed ({type(error).__name__}); "
+        "get it again from its publisher"
+    )
 
 
 def encode_png(pixels: np.ndarray, source: str = GENERATED) -> bytes:

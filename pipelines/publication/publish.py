@@ -18,12 +18,12 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -33,7 +33,7 @@ from generators.schema import ImageSchema, Schema
 from . import log
 from .card import render_card
 from .croissant import CROISSANT
-from .digest import content_digest
+from .digest import ContentDigest
 from .lineage import OPEN_LINEAGE
 from .log import Commit, LogEntry, Published
 from .manifest import (
@@ -48,18 +48,19 @@ from .manifest import (
     iso,
     sha256,
 )
-from .metadata import MANIFEST_SCHEMA, TABLE_SCHEMA, describe
-from .parquet import read_parquet
+from .metadata import MANIFEST_SCHEMA, TABLE_SCHEMA, Shown, describe
+from .parquet import read_batches
 from .store import (
     Lake,
     PublicationError,
     Store,
     check_dataset_name,
     check_name,
+    disk_problem,
     open_lake,
     removed_afterwards,
 )
-from .verify import check_snapshot, dataset_digest, file_sha256, verdict_problem
+from .verify import check_snapshot, file_sha256, verdict_problem
 
 WRITTEN_HERE = (MANIFEST, MANIFEST_SCHEMA, TABLE_SCHEMA, CROISSANT, OPEN_LINEAGE)
 _DATA = re.compile(r"^data/([a-z]+)-\d{5}-of-\d{5}\.parquet$")
@@ -121,7 +122,7 @@ def publish(lake: Lake, release: PublishRequest, inspect: Inspect | None = None)
 
     Raises:
         PublicationError: the verdict does not release these rows, a file was damaged on its way,
-            or the key's version is retired; nothing was published.
+            the key's version is retired, or the disk refused; nothing was acknowledged.
         DataError: a data file cannot be read.
     """
     store = open_lake(lake)
@@ -133,6 +134,15 @@ def publish_to(
     store: Store, release: PublishRequest, inspect: Inspect | None = None
 ) -> tuple[LogEntry, bool]:
     """``publish`` into any store: the log entry, and whether the key was there before."""
+    try:
+        return _published(store, release, inspect)
+    except OSError as error:
+        raise disk_problem(error) from None
+
+
+def _published(
+    store: Store, release: PublishRequest, inspect: Inspect | None
+) -> tuple[LogEntry, bool]:
     entry, existing = log.find(store, release.dataset, release.key), True
     if entry is None:
         entry, existing = _stage_and_commit(store, release, inspect)
@@ -169,25 +179,24 @@ def _stage_and_commit(
 def _stage(
     store: Store, release: PublishRequest, staging: str, inspect: Inspect | None
 ) -> Manifest:
-    files, tables = [], []
+    files, seen = [], _Seen()
     for name, source in release.files.items():
         with source.open("rb") as stream:
             store.add(f"{staging}/{name}", stream)
         file = _measure(store, staging, name)
         if split := _DATA.fullmatch(name):
-            table, file = _measure_data(store, staging, file, split[1])
-            tables.append(table)
+            file = _measure_data(store, staging, file, split[1], seen)
         files.append(file)
     verdict = store.get(f"{staging}/{VERDICT}")
-    _require_judged(release, verdict, tables)
-    manifest = _build(release, verdict, tuple(files), tables[0].column_names)
-    written = describe(manifest, _joined(tables))
+    _require_judged(release, verdict, seen)
+    manifest = _build(release, verdict, tuple(files), seen.names)
+    written = describe(manifest, seen.shown)
     if not manifest.has(README):
         written[README] = render_card(manifest).encode()
     for name, content in written.items():
         store.add(f"{staging}/{name}", io.BytesIO(content))
         files.append(_measure(store, staging, name))
-    manifest = _build(release, verdict, tuple(files), tables[0].column_names)
+    manifest = _build(release, verdict, tuple(files), seen.names)
     written[MANIFEST] = manifest.to_bytes()
     if inspect is not None:
         inspect({name: content.decode() for name, content in written.items()})
@@ -236,31 +245,39 @@ def _utc(text: str) -> str:
     return iso(at)
 
 
+class _Seen:
+    """What one reading of all data files tells of them."""
+
+    def __init__(self) -> None:
+        self.digest, self.shown = ContentDigest(), Shown()
+        self.names: list[str] = []
+
+
 def _measure_data(
-    store: Store, staging: str, file: FileEntry, split: str
-) -> tuple[pa.Table, FileEntry]:
+    store: Store, staging: str, file: FileEntry, split: str, seen: _Seen
+) -> FileEntry:
+    own = ContentDigest()
     with store.open(f"{staging}/{file.path}") as stream:
-        table = read_parquet(stream)
-        stream.seek(0)
+        for part in read_batches(stream):
+            own.update(part)
+            seen.digest.update(part)
+            seen.names = part.column_names
+            seen.shown.update(part)
+    with store.open(f"{staging}/{file.path}") as stream:
         groups = pq.ParquetFile(stream).num_row_groups
     measured = {
-        "rows": table.num_rows,
+        "rows": own.rows,
         "row_groups": groups,
-        "content_digest": content_digest(table),
+        "content_digest": own.text(),
         "split": split,
     }
-    return table, file.model_copy(update=measured)
+    return file.model_copy(update=measured)
 
 
-def _joined(tables: list[pa.Table]) -> pa.Table:
-    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
-
-
-def _require_judged(release: PublishRequest, verdict: bytes, tables: list[pa.Table]) -> None:
+def _require_judged(release: PublishRequest, verdict: bytes, seen: _Seen) -> None:
     """Raise unless the verdict is about exactly the rows that are to be published."""
-    digest = dataset_digest(tables)
+    digest, rows = seen.digest.text(), seen.digest.rows
     problem = verdict_problem(verdict, digest)
-    rows = sum(table.num_rows for table in tables)
     if problem is None and (digest, rows) != (release.content_digest, release.rows):
         problem = "the data files are not the rows of the request"
     if problem is None and release.facts.get("gates", json.loads(verdict)) != json.loads(verdict):
@@ -275,18 +292,22 @@ def _require_judged(release: PublishRequest, verdict: bytes, tables: list[pa.Tab
 def _place(store: Store, staging: str, dataset: str, commit: Commit) -> bool:
     """Move the staged folder to its place and verify it there; whether it was not there before."""
     folder = f"{dataset}/{commit.snapshot}"
-    placed = store.move(staging, folder)
-    if not placed:
-        # Left by an attempt that died; as old as that, so a clean-up by age could take it.
-        store.touch(folder)
-    store.fsync(folder.rsplit("/", 1)[0])
-    checks = check_snapshot(store, folder, commit.manifest_sha256, commit.content_digest)
-    failed = [check for check in checks if not check.passed]
-    if failed:
+    while True:
+        placed = store.move(staging, folder)
+        if not placed:
+            # Left by an attempt that died; as old as that, so a clean-up by age could take it.
+            with suppress(FileNotFoundError):
+                store.touch(folder)
+        store.fsync(folder.rsplit("/", 1)[0])
+        checks = check_snapshot(store, folder, commit.manifest_sha256, commit.content_digest)
+        failed = [check for check in checks if not check.passed]
+        if not failed:
+            return placed
         store.delete(folder)
-        raise PublicationError(
-            "the placed files must be those that were staged, but "
-            + "; ".join(f"{check.name}: {check.detail}" for check in failed)
-            + "; the disk may be failing, publish again"
-        )
-    return placed
+        if placed:
+            raise PublicationError(
+                "the placed files must be those that were staged, but "
+                + "; ".join(f"{check.name}: {check.detail}" for check in failed)
+                + "; the disk may be failing, publish again"
+            )
+        # Half removed by whoever lost a race, or taken by a clean-up: ours are whole.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,42 @@ from generators.dtypes import plain_of_arrow, restored
 from generators.schema import Column, Data, Images, ImageSchema, Schema, TableSchema
 
 from .digest import decode_image
-from .parquet import read_parquet
+from .parquet import read_batches
 
 
-def read_published(files: Sequence[Path], schema: Schema) -> Data:
+def read_published(files: Sequence[Path], schema: Schema, most: int | None = None) -> Data:
     """The rows of ``files``, in their order, as a frame of the schema's dtypes or as ``Images``.
+
+    Args:
+        files: Parquet files.
+        schema: what they hold.
+        most: read only so many rows, the first ones; generated rows are in no order.
 
     Raises:
         SchemaError: there are no files, one is damaged, or it is not what the schema describes.
     """
     if not files:
         raise SchemaError("published data must have at least one file, got none; name its files")
-    table = pa.concat_tables([read_parquet(file).replace_schema_metadata(None) for file in files])
+    tables: list[pa.Table] = []
+    for part in chain.from_iterable(map(read_batches, files)):
+        room = part.num_rows if most is None else most - sum(map(len, tables))
+        tables.append(part.slice(0, room))
+        if part.num_rows > room:
+            break
+    return _data(pa.concat_tables(tables), schema)
+
+
+def published_parts(files: Sequence[Path], schema: Schema) -> Iterator[Data]:
+    """``read_published`` in parts, in memory for one of them.
+
+    Raises:
+        SchemaError: a file is damaged, or it is not what the schema describes.
+    """
+    for part in chain.from_iterable(map(read_batches, files)):
+        yield _data(part, schema)
+
+
+def _data(table: pa.Table, schema: Schema) -> Data:
     table_schema = schema.table if isinstance(schema, ImageSchema) else schema
     names = ["image"] if isinstance(schema, ImageSchema) else []
     names += list(table_schema.names) if table_schema is not None else []

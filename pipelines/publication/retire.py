@@ -19,12 +19,13 @@ from generators.base import ParameterError
 from . import log
 from .catalogue import dataset_names
 from .manifest import iso, sha256
-from .store import TEMPORARY, Lake, LocalStore, Store, open_lake
+from .store import TEMPORARY, Lake, LocalStore, Store, disk_problem, open_lake
 from .tombstone import Tombstone, tombstone_name
 
 KEEP_SECONDS = 24 * 3600.0
 """Age below which unfinished work may belong to a publisher that still runs."""
 _MAX_REASON = 200
+_ASIDE = "gc-"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ def retire(lake: Lake, name: str, reason: str) -> Tombstone:
         ParameterError: no version is named, or the reason is empty, long or of several lines.
         PublicationError: there is no such dataset or version.
     """
+    return retire_in(open_lake(lake), name, reason)
+
+
+def retire_in(store: Store, name: str, reason: str) -> Tombstone:
+    """``retire`` in any store."""
     if "@" not in name:
         raise ParameterError(f"one version must be named to retire it, as name@3; got {name!r}")
     if not reason.strip() or len(reason) > _MAX_REASON or not reason.isprintable():
@@ -56,8 +62,8 @@ def retire(lake: Lake, name: str, reason: str) -> Tombstone:
             f"a reason must be one line of 1 to {_MAX_REASON} characters, got {len(reason)}; "
             "say shortly why the version is withdrawn"
         )
-    version = log.resolve(lake, name)
-    store, dataset = version.store, version.dataset
+    version = log.resolve_in(store, name)
+    dataset = version.dataset
     entry = log.read(store, dataset)[version.version - 1]
     stone = Tombstone(
         version=entry.version,
@@ -66,9 +72,12 @@ def retire(lake: Lake, name: str, reason: str) -> Tombstone:
         at=iso(datetime.now(UTC)),
     )
     stone = stone.model_copy(update={"sha256": stone.self_digest()})
-    if not store.put_if_absent(tombstone_name(dataset, entry.version), stone.to_bytes()):
-        stone = log.tombstone(store, dataset, entry) or stone
-    log.refresh_latest(store, dataset)
+    try:
+        if not store.put_if_absent(tombstone_name(dataset, entry.version), stone.to_bytes()):
+            stone = log.tombstone(store, dataset, entry) or stone
+        log.refresh_latest(store, dataset)
+    except OSError as error:
+        raise disk_problem(error) from None
     return stone
 
 
@@ -114,6 +123,7 @@ def _collect_retired(store: Store, *, dry_run: bool) -> list[Garbage]:
 def _garbage(lake: Path, dataset: str, before: float) -> list[tuple[Path, str]]:
     store, folder = LocalStore(lake), lake / dataset
     entries = log.read(store, dataset)
+    _put_back(store, folder, entries)
     committed = {folder / entry.snapshot for entry in entries}
     retired = [
         (folder / entry.snapshot, "retired")
@@ -136,7 +146,7 @@ def _remove(folder: Path, path: Path, why: str, before: float) -> bool:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         return True
     # Away by one rename first: a reader sees the whole version or none.
-    aside = folder / ".staging" / f"gc-{uuid.uuid4().hex}"
+    aside = folder / ".staging" / f"{_ASIDE}{path.name}-{uuid.uuid4().hex}"
     aside.parent.mkdir(exist_ok=True)
     path.rename(aside)
     if why == "never committed" and not _older(aside, before):
@@ -145,6 +155,17 @@ def _remove(folder: Path, path: Path, why: str, before: float) -> bool:
         return False
     shutil.rmtree(aside)
     return True
+
+
+def _put_back(store: LocalStore, folder: Path, entries: list[log.LogEntry]) -> None:
+    """Undo what a clean-up that died left: a snapshot put aside while it was being committed."""
+    for entry in entries:
+        place = folder / entry.snapshot
+        if place.exists() or log.tombstone(store, folder.name, entry) is not None:
+            continue
+        for aside in (folder / ".staging").glob(f"{_ASIDE}{place.name}-*"):
+            aside.rename(place)
+            break
 
 
 def _older(path: Path, before: float) -> bool:

@@ -72,6 +72,15 @@ def check_name(name: str) -> str:
     return name
 
 
+def disk_problem(error: OSError) -> PublicationError:
+    """What a lake that cannot be read or written says: the system's reason, and what to do."""
+    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    return PublicationError(
+        f"the lake must take what is written to it, the system says: {reason.lower()}; mend that "
+        "and try again: what was not acknowledged leaves nothing that readers see"
+    )
+
+
 class Store(ABC):
     """Bytes under names; see the module's docstring. Names are checked by ``check_name``."""
 
@@ -255,7 +264,12 @@ class LocalStore(Store):
     def _temporary(self, path: Path, data: bytes) -> Path:
         self._make_folder(path.parent)
         temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-        self._write(temporary, io.BytesIO(data))
+        try:
+            self._write(temporary, io.BytesIO(data))
+        except OSError:
+            with contextlib.suppress(OSError):  # a full disk should not keep it
+                self._unlink(temporary)
+            raise
         return temporary
 
     def _make_folder(self, folder: Path) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import pyarrow as pa
 from pydantic import ValidationError
 
 from generators.base import DataError, ParameterError
@@ -16,7 +15,7 @@ from validators.contract import Contract
 from validators.verdict import GateResult, QuarantinedError, Verdict
 
 from . import log
-from .digest import content_digest
+from .digest import ContentDigest
 from .manifest import (
     CONTRACT,
     MANIFEST,
@@ -24,12 +23,11 @@ from .manifest import (
     ROWS_VERDICT,
     SCORECARD,
     VERDICT,
-    FileEntry,
     Manifest,
     VerdictSummary,
     sha256,
 )
-from .parquet import read_parquet
+from .parquet import read_batches
 from .signature import check_signature, public_key
 from .store import Lake, PublicationError, Store, open_lake
 
@@ -181,10 +179,12 @@ def _check_bytes(store: Store, folder: str, manifest: Manifest) -> Check:
 
 
 def _check_content(store: Store, folder: str, manifest: Manifest, digest: str) -> list[Check]:
-    tables, problem = [], ""
+    content, problem = ContentDigest(), ""
     for file in manifest.data_files:
         try:
-            tables.append(_read_data(store, folder, file))
+            with store.open(f"{folder}/{file.path}") as stream:
+                for part in read_batches(stream):
+                    content.update(part)
         except OSError as error:
             problem = f"{file.path}: {type(error).__name__}"
         except (DataError, ParameterError) as error:
@@ -193,32 +193,12 @@ def _check_content(store: Store, folder: str, manifest: Manifest, digest: str) -
         return [Check("pages", False, problem), Check("content", False, "cannot be read")]
     groups = sum(file.row_groups or 0 for file in manifest.data_files)
     pages = Check("pages", True, f"checksums of all pages in {groups} row group(s)")
-    found = dataset_digest(tables)
+    found = content.text()
     same = found == manifest.content_digest == digest
-    rows = sum(table.num_rows for table in tables)
-    detail = f"{rows:,} rows, {found[:19]}…" if same else "the rows are not the committed ones"
+    detail = (
+        f"{content.rows:,} rows, {found[:19]}…" if same else "the rows are not the committed ones"
+    )
     return [pages, Check("content", same, detail)]
-
-
-def _read_data(store: Store, folder: str, file: FileEntry) -> pa.Table:
-    with store.open(f"{folder}/{file.path}") as stream:
-        return read_parquet(stream)
-
-
-def dataset_digest(tables: list[pa.Table]) -> str:
-    """The content digest of all data files as one table, in their order.
-
-    Raises:
-        DataError: the files have different columns.
-    """
-    plain = [table.replace_schema_metadata(None) for table in tables]
-    try:
-        return content_digest(pa.concat_tables(plain))
-    except pa.ArrowInvalid:
-        raise DataError(
-            "all data files must have the same columns and types, they differ; write them from "
-            "one schema"
-        ) from None
 
 
 def _check_verdict(store: Store, folder: str, manifest: Manifest) -> Check:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
@@ -134,7 +135,7 @@ def stream_parquet(path: Path, keep: Reservoir) -> ArrowTable:
     with whole(path), opened(path) as file:
         names = [name for name in file.schema_arrow.names if not _INDEX_NAME.fullmatch(name)]
         check_names(names)
-        schema = pa.schema([file.schema_arrow.field(name) for name in names])
+        schema = _plain(pa.schema([file.schema_arrow.field(name) for name in names]))
         for batch in _bounded(file, path, names):
             keep.add(pa.Table.from_batches([batch]))
         table = keep.table(schema)
@@ -195,6 +196,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _FLAT = (
     pa.types.is_integer,
     pa.types.is_floating,
@@ -205,9 +207,7 @@ _FLAT = (
     pa.types.is_date,
     pa.types.is_time,
     pa.types.is_duration,
-    pa.types.is_string,
-    pa.types.is_large_string,
-    pa.types.is_string_view,
+    *_TEXT,
 )
 
 
@@ -271,10 +271,39 @@ def _bounded(file: pq.ParquetFile, path: Path, names: list[str]) -> Iterator[pa.
     decoded = 0
     budget = max(MIN_DECODED_BYTES, MAX_RATIO * path.stat().st_size)
     for batch in file.iter_batches(batch_size=65_536, columns=names):
-        decoded += batch.nbytes
+        decoded += sum(map(_decoded_bytes, batch.columns))
         if decoded > budget:
             raise _too_large(path)
-        yield batch
+        yield _decoded(batch)
+
+
+def _decoded_bytes(column: pa.Array) -> int:
+    """What a column takes once its dictionary is decoded: one long text may stand in every row."""
+    kind = column.type
+    if not pa.types.is_dictionary(kind) or not _is_text(kind.value_type):
+        return int(column.nbytes)
+    lengths = pc.binary_length(column.dictionary).cast(pa.int64()).take(column.indices)
+    return (pc.sum(lengths).as_py() or 0) + 8 * len(column)
+
+
+def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Without dictionaries: what is kept is as large as what its reader will have."""
+    schema = _plain(batch.schema)
+    return batch if schema.equals(batch.schema) else batch.cast(schema)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([column.with_type(_plain_type(column.type)) for column in schema])
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if not pa.types.is_dictionary(kind):
+        return kind
+    return pa.large_string() if _is_text(kind.value_type) else kind.value_type
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in _TEXT)
 
 
 def _bad_parquet(path: Path) -> DataError:

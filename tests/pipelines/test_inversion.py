@@ -1,9 +1,9 @@
 """What an attacker who holds a saved model finds in it: no planted value, and no row's place.
 
 Under the default protection rare categories, extremes, ids, text and personal values never reach a
-generator. Values that many rows share are what is learned, and a model may hold them; a family that
-guards against copies can also be asked whether it has seen a row, so of a table with few possible
-rows the real ones can be told. A model is as secret as the data: it stays in the vault.
+generator. Values that many rows share are what is learned, and a model may hold them. A family that
+guards against copies keeps hashes of rows; they are sealed with a secret of the vault, so who has
+the model alone cannot try rows against them. A model is as secret as the data all the same.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from generators import GENERATORS
+from generators import GENERATORS, load_generator
+from generators.base import CheckpointError
+from generators.persistence import seal
 from generators.schema import Images, ImageSchema, TableSchema
+from generators.tabular.verbatim import SECRET_ARRAYS, row_hashes, snapped
 from pipelines.ingest import Split, split_and_protect
 from pipelines.sources import RawImages, RawTable
 from pipelines.spec import parse_spec
@@ -176,3 +179,38 @@ def test_no_picture_is_in_a_saved_model(family: str, tmp_path: Path) -> None:
     assert not any(picture.tobytes() in content for picture in pixels for content in files)
     for _, values in held(tmp_path / "model"):
         assert len(values) < pixels.size or not np.isin(values, np.unique(pixels)).all()
+
+
+@pytest.mark.parametrize("family", TABLES)
+def test_no_row_can_be_confirmed_by_a_saved_model(family: str, tmp_path: Path) -> None:
+    """Who guesses a row must not find its hash in the model: the vault's secret is not in there."""
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame(
+        {
+            "x": rng.normal(size=600).round(3),
+            "n": rng.integers(0, 50, 600),
+            "c": rng.choice(list("abc"), 600),
+        }
+    )
+    schema = TableSchema.infer(frame)
+    model = (
+        GENERATORS[family].from_parameters({"seed": 0, **TINY.get(family, {})}).fit(frame, schema)
+    )
+    folder = tmp_path / "model"
+    model.save(folder)
+    kept = set(load_file(folder / "weights.safetensors"))
+    plain = (folder / "weights.safetensors").read_bytes()
+    seal(folder, SECRET_ARRAYS, bytes(range(64)))
+    sealed = (folder / "weights.safetensors").read_bytes()
+    codec = getattr(model, "codec_", None)
+    if codec is not None:
+        hashes = row_hashes(snapped(codec.encode(frame), codec))
+        told = sum(value.tobytes() in plain for value in hashes)
+        assert (told > 500) == bool(kept & set(SECRET_ARRAYS)), "unsealed they are found"
+        assert not any(value.tobytes() in sealed for value in hashes)
+    with_key = load_generator(folder, bytes(range(64)))
+    pd.testing.assert_frame_equal(with_key.sample(50, seed=1), model.sample(50, seed=1))
+    if plain != sealed:
+        for key in (None, bytes(64)):
+            with pytest.raises(CheckpointError, match="LIKENESS_HOME"):
+                load_generator(folder, key)
