@@ -140,6 +140,9 @@ class _ReadOnly(Checkpoint):
     def save(self, parts: Parts, facts: Any) -> None:  # noqa: ANN401 - as in Checkpoint
         """Nothing."""
 
+    def discard(self) -> None:
+        """Nothing."""
+
 
 @contextmanager
 def helpers(generator: Generator, data: Images, schema: ImageSchema, count: int) -> Iterator[None]:

@@ -54,6 +54,7 @@ def test_two_processes_do_what_one_does():
     assert float((weights(one) - weights(start)).norm() / weights(one).norm()) > 0.05
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_a_checkpoint_to_the_same_bytes(tmp_path):
     settings = {**SETTINGS, "steps": 150}
     whole = Diffusion(**settings, processes=2).fit(images(), SCHEMA)
