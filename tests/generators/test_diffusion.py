@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generators import Images, ImageSchema
-from generators.base import Block, DataError, NotFittedError, ParameterError, TrainingError
+from generators.base import (
+    Block,
+    DataError,
+    NotFittedError,
+    ParameterError,
+    Progress,
+    TrainingError,
+)
+from generators.checkpoint import Checkpoint
 from generators.image import edm
 from generators.image.diffusion import Diffusion, spread_labels
 from generators.image.edm import (
@@ -337,3 +345,27 @@ def test_labels_outside_the_schema_are_refused():
 def test_parameters_are_checked(wrong):
     with pytest.raises(ParameterError, match=next(iter(wrong))):
         Diffusion(**wrong)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_keeps_the_steps_that_were_timed(tmp_path):
+    def stop(progress: Progress) -> None:
+        if progress.step < progress.total:
+            raise KeyboardInterrupt
+
+    def model() -> Diffusion:
+        return Diffusion(max_minutes=0.05, batch_size=16, width=16, depth=1)
+
+    checkpoint = Checkpoint(tmp_path / "checkpoint", "key", every=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        model().fit_or_resume(squares(60), SCHEMA, checkpoint=checkpoint, progress=stop)
+    found = checkpoint.facts()
+    assert found is not None
+    assert found["done"] < found["total"]
+    resumed = model()
+    resumed.fit_or_resume(squares(60), SCHEMA, checkpoint=checkpoint)
+    assert resumed.steps_ == found["total"]
+    whole = Diffusion(steps=found["total"], batch_size=16, width=16, depth=1)
+    whole.fit(squares(60), SCHEMA)
+    samples = [one.sample(5, seed=0).pixels for one in (resumed, whole)]
+    assert np.array_equal(*samples)
