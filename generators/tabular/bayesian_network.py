@@ -29,12 +29,13 @@ class BayesianNetwork(GraphicalModel):
     """The Chow-Liu tree: each column depends on one other, that tells most about it.
 
     Attributes:
-        cells: of each column, about; a category has one for each level but the rarest.
+        cells: of each column, about, fewer in tables of few rows; a category has one for each
+            level but the rarest.
         smoothing: rows of the column's marginal that are added to every conditional, so that
             nothing is impossible and a rare parent tells little.
     """
 
-    smoothing: float = 2.0
+    smoothing: float = 4.0
 
     name: ClassVar[str] = "bayesian-network"
     suits: ClassVar[str] = "a model to read and audit, in a second: one table for each column"

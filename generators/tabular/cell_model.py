@@ -23,6 +23,8 @@ from generators.tabular.independent import learnable
 
 # Rows whose evidence is in memory at once.
 _CHUNK = 1024
+# Cells of a column that any table may have; more need rows that fill their pairs.
+_FEW = 16
 # Cells of all columns together, at most: pairs of them are counted.
 _MOST_CELLS = 4096
 
@@ -32,12 +34,15 @@ class CellModel(Conditional):
     """A table family over cells; a family implements ``_learn``, ``_draw`` and the state.
 
     Attributes:
-        cells: of each column, about; a category has one for each level but the rarest.
+        cells: of each column, about, fewer in tables of few rows; a category has one for each
+            level but the rarest.
     """
 
     cells: int = 32
 
     modality: ClassVar[Modality] = "table"
+    rows_per_cell: ClassVar[int] = 128
+    """Rows of a table for each cell of a column, where these are more than a few."""
 
     def __post_init__(self) -> None:
         if self.cells < 2:
@@ -45,7 +50,8 @@ class CellModel(Conditional):
 
     def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
         self.codec_, encoded = learnable(data, schema)
-        most = max(2, min(self.cells, _MOST_CELLS // len(self.codec_.columns)))
+        filled = max(_FEW, len(encoded) // self.rows_per_cell)
+        most = max(2, min(self.cells, filled, _MOST_CELLS // len(self.codec_.columns)))
         self.cells_ = CellTable.fit(self.codec_, encoded, most)
         self._learn(encoded, self.cells_.encode(encoded), progress)
 

@@ -44,12 +44,14 @@ class GaussianCopula(CellModel):
     """A Gaussian copula: the columns' own marginals, joined by one matrix of correlations.
 
     Attributes:
-        cells: of each column, about; a category has one for each level but the rarest.
+        cells: of each column, about, fewer in tables of few rows; a category has one for each
+            level but the rarest.
     """
 
     cells: int = 128
 
     name: ClassVar[str] = "gaussian-copula"
+    rows_per_cell: ClassVar[int] = 16
     suits: ClassVar[str] = "the floor that keeps correlations, in a second; nothing to tune"
 
     def _learn(self, encoded: EncodedTable, states: np.ndarray, progress: OnProgress) -> None:

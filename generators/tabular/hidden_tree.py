@@ -20,7 +20,7 @@ from generators.tabular.messages import Branching
 from generators.tabular.stepwise import SEEDS, HiddenStates, StepwiseEM
 
 # Rows that a state stands for, at least, where a table is small.
-_ROWS_PER_STATE = 40
+_ROWS_PER_STATE = 100
 # How likely a state begins to be that of its parent.
 _ALIKE = 0.9
 
@@ -30,7 +30,7 @@ class HiddenTree(HiddenStates):
     """A hidden Chow-Liu tree (arXiv 2106.02264), a probabilistic circuit.
 
     Attributes:
-        states: of each hidden variable, at most; a table has one for every 40 rows.
+        states: of each hidden variable, at most; a table has one for every 100 rows.
     """
 
     states: int = 64

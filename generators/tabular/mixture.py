@@ -19,7 +19,7 @@ from generators.tabular.messages import Branching
 from generators.tabular.stepwise import SEEDS, HiddenStates, StepwiseEM
 
 # Rows that a class stands for, at least, where a table is small.
-_ROWS_PER_CLASS = 20
+_ROWS_PER_CLASS = 100
 
 
 @dataclass(kw_only=True)
@@ -27,7 +27,7 @@ class Mixture(HiddenStates):
     """A latent-class model: a hidden class makes the columns of a row independent.
 
     Attributes:
-        classes: hidden classes, at most; a table has one for every 20 rows.
+        classes: hidden classes, at most; a table has one for every 100 rows.
     """
 
     classes: int = 256
