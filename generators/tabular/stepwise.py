@@ -72,11 +72,11 @@ class HiddenStates(GraphicalModel):
 
     cells: int = 64
     epochs: int = 15
-    smoothing: float = 4.0
+    smoothing: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.epochs < 1:
             raise ParameterError(f"epochs must be at least 1, got {self.epochs}; raise it")
         if self.smoothing <= 0:
-            raise ParameterError(f"smoothing must be above 0, got {self.smoothing}; try 4")
+            raise ParameterError(f"smoothing must be above 0, got {self.smoothing}; try 1")
