@@ -47,13 +47,19 @@ _HOW_MANY = 5
 class _Case:
     """Rows of one tag: a cell of ``column`` each; a duplicate changes none."""
 
-    tag: str
+    what: str
     column: str
     cells: tuple[Any, ...]
+    place: str = ""
 
     @property
     def rows(self) -> int:
         return len(self.cells)
+
+    def tag(self, order: Order) -> str:
+        """``boundary:age:least``, with the column as it is published."""
+        parts = (self.what, order.rename.get(self.column, self.column), self.place)
+        return ":".join(part for part in parts if part)
 
 
 def plant(frame: pd.DataFrame, schema: TableSchema, order: Order) -> pd.DataFrame:
@@ -72,7 +78,8 @@ def plant(frame: pd.DataFrame, schema: TableSchema, order: Order) -> pd.DataFram
     parts = [frame.assign(**{CASE: pd.Series([None] * len(frame), dtype=object)})]
     for case in cases:
         sources = rng.integers(0, len(frame), case.rows)
-        parts.append(_changed(frame.iloc[sources].reset_index(drop=True), schema, case))
+        rows = frame.iloc[sources].reset_index(drop=True)
+        parts.append(_changed(rows, schema, case).assign(**{CASE: case.tag(order)}))
     loose = {name: NULLABLE.get(schema[name].dtype) for name in order.cases.null_rate}
     for name, dtype in loose.items():
         if dtype is not None:
@@ -117,7 +124,7 @@ def _cases(rows: int, schema: TableSchema, cases: EdgeCases) -> list[_Case]:
     shares = sum(cases.null_rate.values()) + cases.duplicates
     total = (rows + sum(case.rows for case in fixed)) / (1 - shares)
     nulls = [
-        _Case(f"null:{name}", name, (None,) * round(share * total))
+        _Case("null", name, (None,) * round(share * total))
         for name, share in cases.null_rate.items()
     ]
     repeated = _Case("duplicate", "", (None,) * round(cases.duplicates * total))
@@ -126,7 +133,7 @@ def _cases(rows: int, schema: TableSchema, cases: EdgeCases) -> list[_Case]:
 
 def _boundaries(schema: TableSchema, cases: EdgeCases) -> list[_Case]:
     return [
-        _Case(f"boundary:{name}:{place}", name, (value,) * _HOW_MANY)
+        _Case("boundary", name, (value,) * _HOW_MANY, place)
         for name in cases.boundary
         for place, value in _ends(schema[name]).items()
     ]
@@ -152,7 +159,7 @@ def _ends(column: Column) -> dict[str, float]:
 
 def _unseen(schema: TableSchema, cases: EdgeCases) -> list[_Case]:
     return [
-        _Case(f"unseen:{name}", name, (_unseen_level(schema[name]),) * _HOW_MANY)
+        _Case("unseen", name, (_unseen_level(schema[name]),) * _HOW_MANY)
         for name in cases.unseen_category
     ]
 
@@ -171,7 +178,7 @@ def _unicode(schema: TableSchema, cases: EdgeCases) -> list[_Case]:
     if cases.unicode is False:
         return []
     names = _textual(schema) if cases.unicode is True else list(cases.unicode)
-    return [_Case(f"unicode:{name}", name, UNICODE) for name in names]
+    return [_Case("unicode", name, UNICODE) for name in names]
 
 
 def _textual(schema: TableSchema) -> list[str]:
@@ -192,7 +199,6 @@ def _unfit(field: str, column: Column) -> str:
 
 
 def _changed(rows: pd.DataFrame, schema: TableSchema, case: _Case) -> pd.DataFrame:
-    rows[CASE] = case.tag
     if case.column:
         rows[case.column] = _cells(list(case.cells), schema[case.column])
     return rows

@@ -52,7 +52,8 @@ def revalidate(spec: DatasetSpec, home: Home) -> Revalidation:
     """Read the source anew and compare it with the train rows of the newest published version.
 
     The new rows are protected as those were, so that a category that protection has removed then
-    counts as the same one now. What was found is noted in the vault, for ``wants_retraining``.
+    counts as the same one now. Rows that are in both, as in a table that only grows, make the
+    answer cautious. What was found is noted in the vault, for ``wants_retraining``.
 
     Raises:
         DataError: nothing is published, columns are gone or hold something else, or too few rows.

@@ -70,6 +70,7 @@ def ask(**spec: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_both_tables_are_published_with_their_keys_and_relations(shop: Home) -> None:
     client = Client(shop.root)
     status = client.run(client.submit(ask()).id)
@@ -111,6 +112,7 @@ def test_the_number_of_children_can_be_declared(shop: Home) -> None:
     assert children.value_counts().to_dict() == {1: 150, 2: 150}
 
 
+@pytest.mark.slow
 def test_what_is_no_key_is_told_with_its_field(shop: Home) -> None:
     raw = ask()
     raw["spec"]["source"]["keys"] = [{"parent": "customers.region", "child": "orders.customer"}]

@@ -44,7 +44,7 @@ def rejected(home: Home, raw: dict[str, Any]) -> set[str]:
 def test_conditions_columns_splits_and_cases_are_met_exactly(home: Home, ask: Ask) -> None:
     raw = ask(
         where=["mdvis >= 1", {"column": "region", "op": "!=", "value": "west"}],
-        columns={"exclude": ["disea"], "rename": {"hlthg": "good"}},
+        columns={"exclude": ["disea"], "rename": {"hlthg": "good", "region": "place"}},
         splits={"train": 0.8, "test": 0.2},
         edge_cases={
             "null_rate": {"mdvis": 0.02},
@@ -58,26 +58,26 @@ def test_conditions_columns_splits_and_cases_are_met_exactly(home: Home, ask: As
     )
     status, frame = answered(home, raw)
     ordinary = frame[frame[CASE].isna()]
-    assert list(frame.columns) == ["mdvis", "lncoins", "physlm", "good", "region", CASE]
+    assert list(frame.columns) == ["mdvis", "lncoins", "physlm", "good", "place", CASE]
     assert len(ordinary) == 1_000
     assert (ordinary["mdvis"] >= 1).all()
-    assert set(ordinary["region"]) <= {"north", "south", "__OTHER__"}
+    assert set(ordinary["place"]) <= {"north", "south", "__OTHER__"}
     cases = frame[CASE].value_counts()
     assert frame.loc[frame[CASE] == "null:mdvis", "mdvis"].isna().all()
     assert cases["null:mdvis"] / len(frame) == pytest.approx(0.02, abs=1 / len(frame))
     assert cases["duplicate"] / len(frame) == pytest.approx(0.01, abs=1 / len(frame))
     copies = frame.loc[frame[CASE] == "duplicate"].drop(columns=CASE)
     assert copies.merge(ordinary.drop(columns=CASE).drop_duplicates()).shape == copies.shape
-    assert frame.loc[frame[CASE] == "unseen:region", "region"].eq("__UNSEEN__").all()
+    assert frame.loc[frame[CASE] == "unseen:place", "place"].eq("__UNSEEN__").all()
     assert (frame.loc[frame[CASE] == "boundary:mdvis:below", "mdvis"] < 0).all()
     folder = Path(str(status.events[-1].facts["location"]))
     sizes = {path.name: len(pd.read_parquet(path)) for path in (folder / "data").iterdir()}
     assert sorted(sizes.values())[0] == round(0.2 * len(frame))
     table = pd.read_csv(folder / "export" / "train.csv", keep_default_na=False)
-    assert "'=1+1" in set(table["region"]) or "'=1+1" in set(
-        pd.read_csv(folder / "export" / "test.csv")["region"]
+    assert "'=1+1" in set(table["place"]) or "'=1+1" in set(
+        pd.read_csv(folder / "export" / "test.csv")["place"]
     )
-    assert not table["region"].astype(str).str.startswith("=").any()
+    assert not table["place"].astype(str).str.startswith("=").any()
     assert len(pd.read_parquet(str(status.preview))) == 7
     assert verify(home.lake, "visits-test").passed
     assert rebuild(home, "visits-test").passed
@@ -86,7 +86,7 @@ def test_conditions_columns_splits_and_cases_are_met_exactly(home: Home, ask: As
     shown = [path for path in outside if not path.is_relative_to(home.vault)]
     assert len(shown) > 20
     assert not [path for path in shown if CANARY.encode() in path.read_bytes()]
-    assert not frame["region"].astype(str).str.contains(CANARY).any()
+    assert not frame["place"].astype(str).str.contains(CANARY).any()
 
 
 def test_an_equal_request_is_answered_at_once_and_a_seed_makes_another(
@@ -117,6 +117,7 @@ def test_quotas_are_exact_and_parity_holds(home: Home, ask: Ask) -> None:
     assert shares.max() - shares.min() < 0.01
 
 
+@pytest.mark.slow
 def test_few_matching_real_rows_are_said_and_the_model_is_judged(home: Home, ask: Ask) -> None:
     status, frame = answered(home, ask(where=["mdvis >= 12"], rows=200))
     assert (frame["mdvis"] >= 12).all()
