@@ -5,7 +5,7 @@
     python benchmarks/validation.py detection
 
 ``speed`` times the whole suite on Adult, all pairs of a made-up table of a million rows, and the
-pairs of 20,000 rows beside SDMetrics in the same process. ``null`` judges fresh real rows as if
+same by SDMetrics in the same process. ``null`` judges fresh real rows as if
 they were synthetic, over random splits of two tables that ship with statsmodels: no gate may fail
 more often than its interval says; it goes on from the splits that are there. ``detection`` plants
 the defects of ``tests/validators`` and asks our gates and SDMetrics which they see. Results go to
@@ -45,6 +45,7 @@ SUITE = [name for name in VALIDATORS if VALIDATORS[name].modality == "table"]
 # Of each number what it is where nothing is wrong, and which end must not be beyond it.
 NULL = {
     "holdout_detection": 0.5,
+    "c2st_auc": 0.5,
     "dcr_share": 0.5,
     "membership_auc": 0.5,
     "membership_auc_isolated": 0.5,
@@ -92,15 +93,15 @@ def write(section: str, figures: dict[str, Any], text: str) -> None:
 
 
 def measured(comparison: Comparison) -> tuple[Scorecard, dict[str, float]]:
-    """The scores of the whole suite, and its seconds by part."""
+    """The scores of the whole suite, and its processor seconds by part."""
     seconds, scores = {}, []
-    started = time.perf_counter()
+    started = time.process_time()
     comparison.table, comparison.coarse  # noqa: B018 - encoded once for all
-    seconds["encode"] = time.perf_counter() - started
+    seconds["encode"] = time.process_time() - started
     for name in SUITE:
-        started = time.perf_counter()
+        started = time.process_time()
         scores.extend(VALIDATORS[name]()(comparison))
-        seconds[name] = time.perf_counter() - started
+        seconds[name] = time.process_time() - started
     return Scorecard(tuple(scores)), {k: round(v, 3) for k, v in seconds.items()}
 
 
@@ -108,9 +109,9 @@ def measured(comparison: Comparison) -> tuple[Scorecard, dict[str, float]]:
 
 
 def speed(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Seconds of the suite and of all pairs."""
+    """Processor seconds of the suite and of all pairs: other work on the machine costs none."""
     figures: dict[str, Any] = {}
-    lines = ["| what | rows | seconds |", "|---|---|---|"]
+    lines = ["| what | rows | seconds of one processor |", "|---|---|---|"]
     if options.train is not None:
         whole, seconds = _adult(options)
         figures["suite"] = {"rows": whole, "seconds": seconds, "all": sum(seconds.values())}
@@ -119,25 +120,34 @@ def speed(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
             f"{sum(seconds.values()):.1f} |"
         )
     million = made_up(options.rows)
-    started = time.perf_counter()
+    started = time.process_time()
     million.coarse  # noqa: B018
-    encoded = time.perf_counter() - started
+    encoded = time.process_time() - started
     rows = million.equal_rows("fidelity", options.rows)
-    started = time.perf_counter()
+    started = time.process_time()
     Fidelity(draws=42).pairs_of(million, rows)
     figures["pairs"] = {
         "rows": options.rows,
         "columns": 20,
         "encode": round(encoded, 2),
-        "seconds": round(time.perf_counter() - started, 2),
+        "seconds": round(time.process_time() - started, 2),
     }
     lines.append(
         f"| all 190 pairs with errors and associations, 20 columns | {options.rows:,} + "
         f"{options.rows:,} | {figures['pairs']['seconds']:.1f} |"
     )
-    figures["beside"] = beside(made_up(20_000))
-    for tool, taken in figures["beside"].items():
-        lines.append(f"| the same, {tool} | 20,000 + 20,000 | {taken:.2f} |")
+    ours = figures["pairs"]["seconds"]
+    figures["SDMetrics"] = theirs = sdmetrics_pairs(million)
+    figures["ratio"] = round(theirs["of 190"] / ours, 1)
+    figures["ratio with encoding"] = round(theirs["of 190"] / (ours + encoded), 1)
+    lines.append(
+        f"| the same by SDMetrics, exact, from {theirs['pairs']} pairs: {theirs['each']:.2f} s a "
+        f"pair | {options.rows:,} + {options.rows:,} | {theirs['of 190']:.0f} |"
+    )
+    lines.append(
+        f"| times faster: counting alone, and with encoding ({encoded:.1f} s, once for all "
+        f"metrics) | | {figures['ratio']:.0f}, {figures['ratio with encoding']:.1f} |"
+    )
     return figures, "\n".join(lines) + "\n"
 
 
@@ -170,20 +180,28 @@ def made_up(n: int) -> Comparison:
     return Comparison(tables[2], tables[0], tables[1], schema)
 
 
-def beside(comparison: Comparison) -> dict[str, float]:
-    """Seconds of all pairs by us, encoding included, and by SDMetrics' own report."""
-    from sdmetrics.reports.single_table._properties import ColumnPairTrends
+def sdmetrics_pairs(comparison: Comparison) -> dict[str, float]:
+    """Processor seconds of SDMetrics' similarity of pairs on all rows, from some pairs.
 
-    started = time.perf_counter()
-    Fidelity(draws=42).pairs_of(comparison, comparison.equal_rows("fidelity"))
-    ours = time.perf_counter() - started
-    metadata = sdmetrics_metadata(comparison.schema)
-    started = time.perf_counter()
+    Its report takes 50,000 rows in silence; its metrics take them all when they are called.
+    """
+    from sdmetrics.column_pairs import ContingencySimilarity
+
+    pairs = [("k0", "k1"), ("k2", "k3"), ("x0", "k4"), ("x1", "k5"), ("x2", "x3"), ("x4", "x5")]
+    real, made = comparison.holdout, comparison.synthetic
+    started = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ColumnPairTrends().get_score(comparison.holdout, comparison.synthetic, metadata)
-    theirs = time.perf_counter() - started
-    return {"ours": round(ours, 3), "SDMetrics": round(theirs, 3), "ratio": round(theirs / ours, 1)}
+        for pair in pairs:
+            numbers = [name for name in pair if name.startswith("x")]
+            ContingencySimilarity.compute(
+                real[list(pair)],
+                made[list(pair)],
+                continuous_column_names=numbers or None,
+                num_rows_subsample=None,
+            )
+    each = (time.process_time() - started) / len(pairs)
+    return {"pairs": len(pairs), "each": round(each, 3), "of 190": round(190 * each, 1)}
 
 
 # ---- null
@@ -370,7 +388,7 @@ def sdmetrics_metadata(schema: TableSchema) -> dict[str, Any]:
 
 def _sdmetrics(comparison: Comparison) -> dict[str, float]:
     """The quality report's two scores, and SDMetrics' two scores for privacy."""
-    from sdmetrics.reports.single_table import QualityReport
+    from sdmetrics.reports import QualityReport
     from sdmetrics.single_table import DCRBaselineProtection, DCROverfittingProtection
 
     metadata = sdmetrics_metadata(comparison.schema)
@@ -408,6 +426,10 @@ def detection_text(rows: dict[str, dict[str, Any]]) -> str:
         f"{JUDGED} fresh real samples |",
         "|---|---|---|---|---|",
     ]
+    # A bar that fresh real rows do not reach says nothing of a defect.
+    useless = set(rows["fresh real rows"]["SDMetrics below 0.9"])
+    for row in rows.values():
+        row["SDMetrics below 0.9"] = [k for k in row["SDMetrics below 0.9"] if k not in useless]
     for name, row in rows.items():
         own = row["dimension"] in row["dimensions"]
         said = f"✓ {', '.join(row['dimensions'])}" if own else ", ".join(row["dimensions"]) or "–"
@@ -421,6 +443,8 @@ def detection_text(rows: dict[str, dict[str, Any]]) -> str:
     fixed = sum(bool(row["SDMetrics below 0.9"]) for row in planted)
     tuned = sum(bool(row["SDMetrics below real"]) for row in planted)
     lines.append(f"| **caught** | {len(planted)} | {caught} | {fixed} | {tuned} |")
+    if useless:
+        lines += ["", f"Below 0.9 for fresh real rows too, and so left out: {', '.join(useless)}."]
     return "\n".join(lines) + "\n"
 
 
