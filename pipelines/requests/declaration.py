@@ -15,7 +15,7 @@ DeclaredKind = Literal["integer", "number", "category", "boolean", "date", "date
 Cell = bool | int | float | str
 Moment = dt.datetime | dt.date
 
-_COMPARED = re.compile(r"^\s*(.+?)\s*(<=|>=|!=|<|>)\s*(.+?)\s*$")
+_OPERATOR = re.compile(r"<=|>=|!=|<|>")
 _RANGED = ("integer", "number", "date", "datetime")
 MAX_COLUMNS = 500
 MAX_PATTERN = 200
@@ -47,8 +47,8 @@ class ColumnDeclaration(Model):
     """
 
     kind: DeclaredKind
-    min: float | Moment | None = None
-    max: float | Moment | None = None
+    min: Annotated[float, Field(allow_inf_nan=False)] | Moment | None = None
+    max: Annotated[float, Field(allow_inf_nan=False)] | Moment | None = None
     decimals: int | None = Field(default=None, ge=0, le=12)
     mean: float | None = Field(default=None, allow_inf_nan=False)
     sd: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
@@ -205,10 +205,12 @@ def compared(constraint: str) -> tuple[str, str, str]:
     Raises:
         ValueError: it does not read so.
     """
-    found = _COMPARED.match(constraint)
-    if found is None:
+    found = _OPERATOR.search(constraint)
+    sides = (constraint[: found.start()], constraint[found.end() :]) if found else ("", "")
+    first, other = (side.strip().strip("`") for side in sides)
+    if found is None or not first or not other:
         raise ValueError(f"a constraint must read like start <= end, got {constraint!r}")
-    return found[1].strip("`"), found[2], found[3].strip("`")
+    return first, found[0], other
 
 
 def _number(end: float | Moment) -> float:

@@ -35,7 +35,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}[smhdw]$")]
 Word = Annotated[str, Field(max_length=200)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
-_SECRET = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@", re.IGNORECASE)
+# One sign of the scheme is enough; more of them would be tried from every sign of a long text.
+_SECRET = re.compile(r"[a-z0-9+.-]://[^/\s:@]*:[^/\s@]+@", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -485,13 +486,17 @@ def _read(raw: str | bytes) -> Any:  # noqa: ANN401 - whatever the text holds
         raise _unreadable(f"must be at most {MAX_BYTES:,} bytes; ask for less")
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8")
-        # Aliases can make a short text into a huge one.
-        if any(isinstance(event, yaml.events.AliasEvent) for event in yaml.parse(text)):
-            raise _unreadable("must not use YAML aliases; write the values out")
+        for event in yaml.parse(text):
+            # Aliases can make a short text into a huge one.
+            if isinstance(event, yaml.events.AliasEvent):
+                raise _unreadable("must not use YAML aliases; write the values out")
+            # A tag says how a text is to be read, and few readers expect one that does not fit.
+            if getattr(event, "tag", None) is not None:
+                raise _unreadable("must not use YAML tags; leave them out")
         fields = yaml.safe_load(text)
     except UnicodeDecodeError:
         raise _unreadable("must be UTF-8 text") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark is not None else ""
         raise _unreadable(f"must be readable YAML or JSON{where}") from None

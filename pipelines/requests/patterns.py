@@ -66,11 +66,11 @@ class Pattern:
 
 
 def _longest(parts: Any) -> int:  # noqa: ANN401
-    """Characters of the longest text that is drawn."""
+    """Characters of the longest text that is drawn; a repeat of nothing counts, too."""
     total = 0
     for code, arguments in parts:
         if code in (codes.MAX_REPEAT, codes.MIN_REPEAT):
-            total += _most(arguments) * _longest(arguments[2])
+            total += _most(arguments) * max(1, _longest(arguments[2]))
         elif code is codes.BRANCH:
             total += max(_longest(alternative) for alternative in arguments[1])
         elif code is codes.SUBPATTERN:

@@ -38,7 +38,7 @@ REPEATED = {
 }
 """Groups of fields that may be there several times, and the fields of one of each."""
 _LISTS = ("fair_sensitive", "boundary", "unseen", "include")
-_ENDS = re.compile(r"\s*(?:\.\.|–|,|;|\band\b|\bto\b)\s*")
+_ENDS = re.compile(r"\.\.|–|,|;|\band\b|\bto\b")
 # Where a problem of the request is shown; the first that fits, the number is that of the row.
 _PLACES: tuple[tuple[str, str], ...] = (
     (r"metadata\.(name|owner|purpose|ticket)\b", r"\1"),
@@ -171,7 +171,7 @@ class Form:
         rows = self.rows[group]
         if action == "add":
             rows.append(dict.fromkeys(REPEATED[group], ""))
-        elif action == "drop" and number.isdigit() and int(number) < len(rows):
+        elif action == "drop" and re.fullmatch(r"[0-9]{1,4}", number) and int(number) < len(rows):
             del rows[int(number)]
 
     def _filled(self, group: str) -> Iterator[dict[str, str]]:
@@ -196,10 +196,10 @@ class Form:
         if not text:
             self._fault(place, "a value is needed")
         if op == "between":
-            parts = [part for part in _ENDS.split(text) if part]
+            parts = _ENDS.split(text)
         else:
-            parts = [part.strip() for part in text.split(",")] if "in" in op.split() else [text]
-        values = [self._value(place, column, part) for part in parts if part]
+            parts = text.split(",") if "in" in op.split() else [text]
+        values = [self._value(place, column, part.strip()) for part in parts if part.strip()]
         several = op in ("in", "not in", "between")
         return {**condition, "value": values if several else values[0] if values else ""}
 

@@ -89,7 +89,7 @@ async def fill(request: Request) -> Response:
     """The form as it is filled in, with a row more or less, or another dataset's columns."""
     form = await _sent(request)
     if form.get("check"):
-        form.parse()
+        await run_in_threadpool(form.parse)
     return await run_in_threadpool(_form_page, request, form)
 
 
@@ -97,17 +97,18 @@ async def fill(request: Request) -> Response:
 async def check(request: Request) -> Response:
     """What is wrong with the form as it is, for a script that shows it at the fields."""
     form = await _sent(request)
-    asked = form.parse()
-    return JSONResponse({"faults": form.faults, "yaml": asked.to_yaml() if asked else ""})
+    asked = await run_in_threadpool(form.parse)
+    text = await run_in_threadpool(asked.to_yaml) if asked else ""
+    return JSONResponse({"faults": form.faults, "yaml": text})
 
 
 @router.post("")
 async def submit(request: Request) -> Response:
     """Drop the request, or show the form again with each error at its field."""
     form = await _sent(request)
-    asked = form.parse()
+    asked = await run_in_threadpool(form.parse)
     if asked is not None:
-        desk, key = inbox_of(request), form.idempotency_key(asked)
+        desk, key = inbox_of(request), await run_in_threadpool(form.idempotency_key, asked)
         try:
             receipt = await run_in_threadpool(desk.submit, asked, idempotency_key=key)
         except RequestError as error:

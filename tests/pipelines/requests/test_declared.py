@@ -14,7 +14,7 @@ from generators.base import DataError, ParameterError
 from pipelines.publication.log import resolve
 from pipelines.publication.verify import verify
 from pipelines.requests import Client, RequestError, parse_request
-from pipelines.requests.declaration import TableDeclaration
+from pipelines.requests.declaration import TableDeclaration, compared
 from pipelines.requests.invention import Table
 from pipelines.requests.patterns import Pattern
 
@@ -184,6 +184,8 @@ def test_what_cannot_be_is_a_clear_error(tmp_path: Path) -> None:
         {"kind": "text", "pattern": "a", "faker": "name"},
         {"kind": "boolean", "min": 0, "max": 1},
         {"kind": "number", "min": 0, "max": 1, "mean": 0.5},
+        {"kind": "number", "min": 0, "max": float("inf")},
+        {"kind": "number", "min": float("-inf"), "max": 1},
     ],
 )
 def test_a_column_that_contradicts_itself_is_refused(column: dict[str, Any]) -> None:
@@ -204,7 +206,28 @@ def test_a_drawn_text_matches_its_pattern(pattern: str, seed: int) -> None:
     assert re.fullmatch(pattern, drawn)
 
 
-@pytest.mark.parametrize("pattern", ["(", "a{2000}", "(a{999}){999}", r"(a)\1", "(?=a)b", "a{9,2}"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["(", "a{2000}", "(a{999}){999}", r"(a)\1", "(?=a)b", "a{9,2}", "(){4000000000}"],
+)
 def test_a_pattern_that_cannot_be_drawn_is_refused(pattern: str) -> None:
     with pytest.raises(ParameterError):
         Pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "read"),
+    [
+        ("start <= end", ("start", "<=", "end")),
+        ("`a b`>`c`", ("a b", ">", "c")),
+        ("a!=b", ("a", "!=", "b")),
+    ],
+)
+def test_a_constraint_names_two_columns(constraint: str, read: tuple[str, str, str]) -> None:
+    assert compared(constraint) == read
+
+
+@pytest.mark.parametrize("constraint", ["a", "a <", "< b", "<=", "a" + " " * 998 + "b"])
+def test_what_compares_no_two_columns_is_refused(constraint: str) -> None:
+    with pytest.raises(ValueError, match="must read like"):
+        compared(constraint)

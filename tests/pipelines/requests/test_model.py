@@ -118,6 +118,10 @@ def test_no_message_quotes_a_value() -> None:
         "x" * 1_000_001,
         b"\xff\xfe",
         "!!python/object:a",
+        # Read as the tag says, each of these breaks the reader with another exception.
+        *(f"rows: {text}" for text in ('!!int ""', "!!timestamp x", "!!bool x", '!!float ""')),
+        # A number to the base of 60, beyond what a float holds.
+        "rows: 1" + ":1" * 200 + ".5",
     ],
 )
 def test_what_is_no_mapping_is_one_problem(text: str | bytes) -> None:
@@ -130,6 +134,12 @@ def test_a_password_is_refused() -> None:
     wrong = {**WHOLE, "metadata": {"name": "a", "purpose": "postgres://me:secret@host/db"}}
     with pytest.raises(RequestError, match="password"):
         parse_request(wrong)
+
+
+def test_a_long_text_is_checked_in_time_that_grows_with_its_length() -> None:
+    """A search that tries every sign anew would take an hour for this."""
+    long = {**WHOLE["spec"]["generator"], "parameters": {"text": "a" * 900_000}}
+    assert parse_request(changed(generator=long)).spec.generator.use == "forest"
 
 
 def test_the_key_follows_what_decides_and_nothing_else() -> None:

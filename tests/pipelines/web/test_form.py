@@ -190,8 +190,24 @@ def test_buttons_add_and_remove_rows() -> None:
     assert len(form_of(*rows, ("press", "add:where")).rows["where"]) == 3
     left = form_of(*rows, ("press", "drop:where:0")).rows["where"]
     assert [row["where_column"] for row in left] == ["sex"]
-    for nonsense in ("drop:where:9", "drop:where:x", "add:nothing", "x", "drop:where:-1"):
+    for nonsense in (
+        "drop:where:9",
+        "drop:where:x",
+        "add:nothing",
+        "x",
+        "drop:where:-1",
+        "drop:where:²",
+    ):
         assert len(form_of(*rows, ("press", nonsense)).rows["where"]) == 2
+
+
+def test_a_long_blank_in_a_range_is_read_at_once() -> None:
+    """A search that tries every space anew would take hours for this."""
+    wide = f"20{' ' * 400_000}to{' ' * 400_000}40"
+    form = form_of(("where_column", "age"), ("where_op", "between"), ("where_value", wide))
+    asked = form.parse()
+    assert asked is not None
+    assert asked.spec.conditions == ("`age` in 20..40",)
 
 
 def test_a_form_sent_twice_is_one_request_and_a_changed_one_another() -> None:
