@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import stat
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from ..home import Home, write_text
 from .inbox import Inbox
 from .model import MAX_BYTES, Problem, RequestError, parse_request
+from .notify import FILE as WEBHOOKS
 
 PROBLEMS = ".problems.json"
 _TAKEN = "dropped.yaml"
+_log = logging.getLogger(__name__)
 
 
 def take_dropped(home: Home) -> list[str]:
@@ -26,22 +30,36 @@ def take_dropped(home: Home) -> list[str]:
     inbox = Inbox(home)
     taken = []
     for path in sorted(home.requests.glob("*.yaml")):
-        try:
-            content = _content(path)
-            digest = hashlib.sha256(content).hexdigest()
-            if _told(path) == digest:
-                continue
-            # The same file, found again after a crash, is the same request.
-            receipt = inbox.submit(parse_request(content), idempotency_key=f"{path.name} {digest}")
-        except RequestError as error:
-            _tell(path, error)
+        if path.name == WEBHOOKS or path.name.startswith("."):
             continue
-        except FileNotFoundError:
-            continue  # another worker has taken it
-        taken.append(receipt.id)
-        path.replace(inbox.folder(receipt.id) / _TAKEN)
-        _problems_of(path).unlink(missing_ok=True)
+        try:
+            identity = _take(inbox, path)
+        except OSError as error:
+            # Another worker has taken it, or it cannot be read; the others must not wait for it.
+            _log.debug("%s is left where it is: %s", path.name, type(error).__name__)
+            continue
+        if identity is not None:
+            taken.append(identity)
     return taken
+
+
+def _take(inbox: Inbox, path: Path) -> str | None:
+    """The id of the request that ``path`` has become; None where something is wrong with it."""
+    try:
+        content = _content(path)
+        digest = hashlib.sha256(content).hexdigest()
+        if _told(path) == digest:
+            return None
+        # The same file, found again after a crash, is the same request. Its name may be any.
+        name = hashlib.sha256(os.fsencode(path.name)).hexdigest()
+        receipt = inbox.submit(parse_request(content), idempotency_key=f"{name} {digest}")
+    except RequestError as error:
+        _tell(path, error)
+        return None
+    path.replace(inbox.folder(receipt.id) / _TAKEN)
+    with suppress(OSError):
+        _problems_of(path).unlink()
+    return receipt.id
 
 
 def _content(path: Path) -> bytes:

@@ -76,6 +76,8 @@ _NEXT: dict[str, frozenset[str]] = {
 _ID = re.compile(r"^[0-9a-z][0-9a-z-]{7,63}$")
 _REQUEST, _PROGRESS, _LOCK = "request.yaml", "progress.json", "lock"
 _PREVIEW = "preview.parquet"
+WITHDRAWN = frozenset({"QUARANTINED", "EXPIRED", "PURGED"})
+"""States in which a preview is not shown: its rows are those of what was stopped or withdrawn."""
 PUBLISHING = "publish"
 """The phase of a running request from which on it cannot be canceled any more."""
 _POLL_SECONDS = 0.2
@@ -124,7 +126,7 @@ class Status:
         report: path of the report, in the lake or, of a quarantined candidate, in the vault.
         progress: of a running request: ``phase``, ``step``, ``total``, ``seconds``,
             ``remaining``, ``loss``; else empty.
-        preview: path of the preview's Parquet file, where there is one.
+        preview: path of the preview's Parquet file, where there is one and nothing was withdrawn.
         message: a sentence for people, where there is something to say.
     """
 
@@ -237,7 +239,7 @@ class Inbox:
             problems=tuple(Problem(**problem) for problem in problems),
             report=facts.get("report"),
             progress=self._progress(identity) if running else {},
-            preview=self._preview(identity),
+            preview=None if last.state in WITHDRAWN else self._preview(identity),
             message=str(last.facts.get("message", "")),
         )
 
@@ -284,7 +286,10 @@ class Inbox:
             )
         event = {"state": state, "at": _now(), "facts": facts}
         name = f"{identity}/events/{after + 1:04d}.json"
-        return self._store.put_if_absent(name, f"{canonical_json(event)}\n".encode())
+        appended = self._store.put_if_absent(name, f"{canonical_json(event)}\n".encode())
+        if appended and state in WITHDRAWN:
+            (self.folder(identity) / _PREVIEW).unlink(missing_ok=True)
+        return appended
 
     def cancel(self, identity: str, reason: str = "") -> Status:
         """Stop a request that is not published yet; a second call changes nothing.

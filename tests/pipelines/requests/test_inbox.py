@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from pipelines.home import Home
@@ -125,6 +126,33 @@ def test_a_dropped_file_becomes_a_request_or_gets_its_problems_beside_it(
     bad.write_text(json.dumps(ask(rows=5)))
     assert len(take_dropped(inbox.home)) == 1
     assert not (folder / "bad.yaml.problems.json").exists()
+
+
+def test_a_dropped_file_of_any_name_stops_no_other(inbox: Inbox, ask: Ask) -> None:
+    folder = inbox.home.requests
+    names = ["a" * 240 + ".yaml", "two\nlines.yaml", "notify.yaml", ".half-written.yaml", "z.yaml"]
+    for rows, name in enumerate(names, start=1):
+        (folder / name).write_text(json.dumps(ask(rows=rows)))
+    (folder / ("b" * 245 + ".yaml")).write_text("wrong, and nothing can be written beside it")
+    (folder / "gone.yaml").mkdir()
+    taken = {inbox.request(identity).spec.rows for identity in take_dropped(inbox.home)}
+    assert taken == {1, 2, 5}
+    assert (folder / "notify.yaml").is_file()
+    assert not (folder / "notify.yaml.problems.json").exists()
+
+
+def test_a_preview_goes_with_what_it_was_of(inbox: Inbox, ask: Ask) -> None:
+    identity = inbox.submit(ask()).id
+    inbox.show(identity, pd.DataFrame({"x": [1]}))
+    assert inbox.append(identity, 1, "VALIDATED")
+    assert inbox.append(identity, 2, "QUEUED")
+    assert inbox.append(identity, 3, "RUNNING")
+    preview = inbox.status(identity).preview
+    assert preview is not None
+    assert Path(preview).is_file()
+    assert inbox.append(identity, 4, "QUARANTINED")
+    assert inbox.status(identity).preview is None
+    assert not Path(preview).exists()
 
 
 def test_the_inbox_is_the_owners_alone(inbox: Inbox, ask: Ask) -> None:
