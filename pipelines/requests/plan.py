@@ -22,13 +22,15 @@ from ..home import Home
 from ..order import CASE, Order
 from ..publication import log
 from ..publication.log import Published
-from ..publication.store import PublicationError, open_lake
+from ..publication.store import PublicationError, check_dataset_name, open_lake
 from ..release import RealData, Release, code_digest, recall_real, recall_release
 from ..sampling import strata
 from ..spec import DatasetSpec, SampleSpec, parse_spec
 from .model import DataRequest, Problem, RequestError, RequestSpec, duration, request_key
 
 _LEVELS = ("internal", "standard", "strict")
+_HIDING = {"keep": 0, "mask": 1, "replace": 2, "fake": 2, "drop": 3, "refuse": 4}
+"""What is done to personal values, by how little of them is left."""
 APPROVE_ROWS = 10_000_000
 """More rows than these need approval."""
 
@@ -120,7 +122,12 @@ def approval(request: DataRequest, home: Home) -> str:
 
 
 def _lowered(asked: RequestSpec, home: Home, name: str) -> str:
-    declared, _ = _found(home, name, asked.source.version)
+    declared, real = _found(home, name, asked.source.version)
+    learned = int(real.facts["rows"]["train"]) if real is not None else 0
+    if (asked.scale or 0) * learned > APPROVE_ROWS:
+        return f"more than {APPROVE_ROWS:,} rows are asked for"
+    if changed := less_hidden(asked, declared):
+        return f"what the dataset declares for personal values is weakened: {changed}"
     level, own = asked.privacy.level, declared.contract
     if level is not None and level != own:
         rank = _LEVELS.index(own) if own in _LEVELS else len(_LEVELS)
@@ -129,6 +136,22 @@ def _lowered(asked: RequestSpec, home: Home, name: str) -> str:
     if asked.privacy.k is not None and asked.privacy.k < declared.protection.k:
         return f"k = {asked.privacy.k} is below the dataset's {declared.protection.k}"
     return ""
+
+
+def less_hidden(asked: RequestSpec, declared: DatasetSpec) -> str:
+    """Where the request would leave more of personal values than the owner has declared."""
+    default, own = asked.pii.policy, declared.protection.pii
+    # Only these two are more than a way of hiding.
+    strict = own if own in ("drop", "refuse") else "keep"
+    if default is not None and _HIDING[default] < _HIDING[strict]:
+        return f"{default} instead of {own}"
+    weaker = []
+    for name, policy in asked.pii.columns.items():
+        column = declared.columns.get(name)
+        before = column.policy if column is not None and column.policy is not None else strict
+        if _HIDING[policy] < _HIDING[before]:
+            weaker.append(f"{name}: {policy} instead of {before}")
+    return ", ".join(weaker)
 
 
 def order_seed(request: DataRequest, key: str) -> int:
@@ -145,6 +168,29 @@ def problems_in(field: str) -> Iterator[None]:
         raise
     except (ParameterError, DataError, PublicationError) as error:
         raise RequestError((Problem(field, str(error)),)) from None
+
+
+def check_name(home: Home, name: str) -> None:
+    """Refuse a name that is that of a dataset: an answer would become its newest version.
+
+    Raises:
+        RequestError: it is.
+    """
+    with problems_in("metadata.name"):
+        own = (
+            check_dataset_name(name) in dataset_names()
+            or (home.vault / name / "real.json").is_file()
+        )
+        store = open_lake(home.lake)
+        entry = None if own else log.newest(store, name)
+        if entry is not None:
+            facts = log.published(store, name, entry, existing=True).manifest().reproduce
+            own = not {"order", "request"} & set(facts)
+        if own:
+            raise ParameterError(
+                f"an answer must have a name of its own, {name!r} is that of a dataset; choose "
+                f"another, such as {name}-test"
+            )
 
 
 def dataset_of(home: Home, request: DataRequest, name: str) -> DatasetSpec:

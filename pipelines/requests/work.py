@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from generators.base import LikenessError, OnProgress, Progress
+from validators.verdict import QuarantinedError
 
 from .. import steps
 from ..boundary import InternalError, boundary
@@ -31,7 +32,7 @@ from . import declared, related
 from .inbox import PUBLISHING, Inbox, Status
 from .model import DataRequest, Problem, RequestError, duration
 from .notify import NOTIFIED, notify, of_request
-from .plan import Plan, approval, dataset_of, find_base, plan, problems_in, read
+from .plan import Plan, approval, check_name, dataset_of, find_base, plan, problems_in, read
 
 MAX_ATTEMPTS = 3
 """Internal failures and dead workers after which a request is given up."""
@@ -143,6 +144,9 @@ def _existing(home: Home, request: DataRequest) -> tuple[Published, ...]:
     Raises:
         RequestError: the request does not fit its source; all problems at once.
     """
+    about = request.metadata.name
+    for name in [f"{about}.{table}" for table in request.spec.source.tables] or [about]:
+        check_name(home, name)
     if request.spec.source.learned_tables:
         for name in request.spec.source.learned_tables:
             with problems_in("spec.source.tables"):
@@ -180,7 +184,7 @@ def _attempt(inbox: Inbox, identity: str, report: OnProgress) -> None:
         return
     except RequestError as error:
         _append(inbox, identity, "REJECTED", **_problems(error))
-    except LeakError as error:
+    except (LeakError, QuarantinedError) as error:
         _append(inbox, identity, "QUARANTINED", message=str(error))
     except InternalError as error:
         _append(inbox, identity, "QUEUED", message=str(error))
@@ -222,11 +226,13 @@ def _preview(inbox: Inbox, identity: str, release: Release, rows: int) -> None:
     """Keep some rows of a model that is there, if a release of it has been published before.
 
     A preview is not judged, so it is shown only of a model whose own release a contract has let
-    through, and after a search for values that must not be seen.
+    through and nobody has withdrawn, and after a search for values that must not be seen.
     """
     plain = replace(release, order=None)
-    judged = log.find(open_lake(inbox.home.lake), plain.spec.name, plain.key)
-    if judged is not None and plain.model_folder.is_dir():
+    lake = open_lake(inbox.home.lake)
+    judged = log.find(lake, plain.spec.name, plain.key)
+    stands = judged is not None and log.tombstone(lake, plain.spec.name, judged) is None
+    if stands and plain.model_folder.is_dir():
         inbox.show(identity, steps.previewed(release, rows))
 
 

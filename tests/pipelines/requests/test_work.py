@@ -17,9 +17,11 @@ from pipelines.order import CASE
 from pipelines.publication.log import read_log
 from pipelines.publication.verify import verify
 from pipelines.rebuild import rebuild
-from pipelines.requests import Client
+from pipelines.requests import Client, plan
 from pipelines.requests.inbox import Inbox, InboxError, Status
+from pipelines.requests.model import RequestSpec, parse_request
 from pipelines.requests.work import admit, pending, process
+from pipelines.spec import ColumnSpec, DatasetSpec, ProtectionSpec, SourceSpec
 
 from .conftest import CANARY
 
@@ -146,6 +148,14 @@ def test_all_that_does_not_fit_the_data_is_told_at_once(home: Home, ask: Ask) ->
     }
 
 
+def test_an_answer_cannot_take_the_name_of_a_dataset(home: Home, ask: Ask) -> None:
+    made = {"schema": {"columns": {"x": {"kind": "integer", "min": 0, "max": 1}}}}
+    for name, source in (("visits", {"dataset": "visits"}), ("randhie", made), ("visits", made)):
+        raw = ask(name, source=source, seed=1)
+        assert rejected(home, raw) == {"metadata.name"}
+    assert len(read_log(home.lake, "visits")) == 1
+
+
 def test_a_tighter_bound_quarantines_with_its_number(home: Home, ask: Ask) -> None:
     client = Client(home.root)
     # No sample can prove that it copies less than never.
@@ -166,6 +176,34 @@ def test_privacy_below_the_datasets_needs_approval(home: Home, ask: Ask) -> None
     assert pending(home) == []
     assert client.approve(identity).state == "QUEUED"
     assert pending(home) == [identity]
+
+
+def test_what_the_owner_hides_is_shown_with_approval_only() -> None:
+    own = DatasetSpec(
+        name="people",
+        source=SourceSpec(kind="csv", path="people.csv"),
+        columns={"email": ColumnSpec(policy="drop"), "town": ColumnSpec(policy="mask")},
+    )
+    strict = own.model_copy(update={"protection": ProtectionSpec(pii="refuse")})
+
+    def asked(**pii: Any) -> RequestSpec:
+        return RequestSpec.model_validate({"source": {"dataset": "people"}, "pii": pii})
+
+    assert "email: mask" in plan.less_hidden(asked(columns={"email": "mask"}), own)
+    assert "fake instead of refuse" in plan.less_hidden(asked(policy="fake"), strict)
+    assert "phone: mask" in plan.less_hidden(asked(columns={"phone": "mask"}), strict)
+    for allowed in ({"policy": "drop"}, {"policy": "mask"}, {"columns": {"town": "drop"}}):
+        assert plan.less_hidden(asked(**allowed), own) == ""
+
+
+def test_a_multiple_of_the_rows_needs_approval_as_their_number_does(
+    learned_home: Home, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = ask(scale=100.0)
+    del raw["spec"]["rows"]
+    assert plan.approval(parse_request(raw), learned_home) == ""
+    monkeypatch.setattr(plan, "APPROVE_ROWS", 100_000)
+    assert "100,000 rows" in plan.approval(parse_request(raw), learned_home)
 
 
 def test_a_running_request_hears_of_its_cancellation(home: Home, ask: Ask) -> None:
