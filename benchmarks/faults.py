@@ -204,7 +204,7 @@ def disk(folder: Path, _: float) -> dict[str, Any]:
 
             def lake(step: int, name: str = name, code: int = code) -> Path:
                 place = folder / f"{name}-{code}-{step}"
-                if name == "retire":
+                if name == "retire" and not place.exists():
                     publish(place, base)
                 return place
 

@@ -209,8 +209,8 @@ def _check_verdict(store: Store, folder: str, manifest: Manifest) -> Check:
     problem = verdict_problem(data, manifest.content_digest)
     if problem is None and VerdictSummary.model_validate_json(data) != manifest.verdict:
         problem = "the verdict is not the one in the manifest"
-    gates = sum(gate.status == "passed" for gate in manifest.verdict.gates)
-    detail = problem or f"{gates} gates passed, bound to this content"
+    gates = sum(gate.holds for gate in manifest.verdict.gates)
+    detail = problem or f"{gates} gates hold, bound to this content"
     return Check("verdict", problem is None, detail)
 
 
