@@ -302,11 +302,12 @@ class Inbox:
             last = status.events[-1]
             if status.state == "CANCELED":
                 return status
-            publishing = status.state == "RUNNING" and last.facts.get("phase") == PUBLISHING
+            # A worker that died after it leaves perhaps a version, which the next one finds.
+            publishing = any(event.facts.get("phase") == PUBLISHING for event in status.events)
             if status.answered or publishing:
                 raise InboxError(
                     f"only a request that is not answered can be canceled, {identity} is "
-                    + ("being published" if publishing else status.state)
+                    + (status.state if status.answered else "being published")
                 )
             message = f"canceled{f': {reason}' if reason else ''}"
             if self.append(identity, last.number, "CANCELED", message=message, by=_user()):

@@ -98,7 +98,7 @@ class KnownHosts:
     """Refuse names that are not ours: a foreign name that resolves to us is an attack."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
-        self._app, self._hosts = app, frozenset(hosts) | _LOOPBACK
+        self._app, self._hosts = app, frozenset(host.lower() for host in hosts) | _LOOPBACK
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is addressed to us."""

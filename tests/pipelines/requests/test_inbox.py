@@ -79,6 +79,10 @@ def test_what_is_being_published_cannot_be_canceled(inbox: Inbox, ask: Ask) -> N
         assert inbox.append(identity, after, state, **facts)
     with pytest.raises(InboxError, match="being published"):
         inbox.cancel(identity)
+    # The worker died, perhaps after the version was there; the next one begins.
+    assert inbox.append(identity, 4, "RUNNING", phase="start", attempt=2)
+    with pytest.raises(InboxError, match="being published"):
+        inbox.cancel(identity)
 
 
 @pytest.mark.parametrize(

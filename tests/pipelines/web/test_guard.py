@@ -105,7 +105,7 @@ def test_a_foreign_host_is_refused(site: Site, host: str) -> None:
 
 
 def test_names_of_ours_are_served(make_site: Callable[..., Any]) -> None:
-    with make_site(hosts=("data.example",)) as site:
+    with make_site(hosts=("Data.Example",)) as site:
         for host in ("localhost", f"localhost:{site.port}", "[::1]:80", "DATA.example:443"):
             assert site.get("/v1/health", Host=host).status == 200
 
