@@ -102,14 +102,14 @@ def test_both_tables_are_published_with_their_keys_and_relations(shop: Home) -> 
 
 @pytest.mark.slow
 def test_the_number_of_children_can_be_declared(shop: Home) -> None:
-    raw = ask(rows=300)
+    raw = ask(rows=1_000)
     raw["metadata"] = {"name": "declared"}
     raw["spec"]["source"]["keys"] = [{**KEY, "per_parent": {1: 0.5, 2: 0.5}}]
     client = Client(shop.root)
     status = client.run(client.submit(raw).id)
     assert status.state == "PUBLISHED", status.message
     children = client.read(status.id, "declared.orders")["customer"].value_counts()
-    assert children.value_counts().to_dict() == {1: 150, 2: 150}
+    assert children.value_counts().to_dict() == {1: 500, 2: 500}
 
 
 @pytest.mark.slow
