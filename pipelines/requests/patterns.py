@@ -7,6 +7,7 @@ import string
 from collections.abc import Callable
 
 # The parser of the standard library: what it reads is what `re` matches.
+from re import _compiler as compiler  # type: ignore[attr-defined]
 from re import _constants as codes  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
@@ -43,6 +44,7 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self._singles: dict[int, re.Pattern[str]] = {}
         try:
             self._parts = parser.parse(text)
         except (re.error, OverflowError, RecursionError):
@@ -61,8 +63,48 @@ class Pattern:
         return _drawn(self._parts, rng)
 
     def matches(self, value: str) -> bool:
-        """Whether a text matches as a whole."""
-        return re.fullmatch(self.text, value) is not None
+        """Whether a text matches as a whole, in time that no pattern can make long.
+
+        All ends that a part can reach are followed at once (Thompson, Regular expression search
+        algorithm, CACM 11(6), 1968); ``re`` would try one after the other, and ask for a single
+        sign or place only.
+        """
+        return len(value) in self._ends(self._parts, value, frozenset({0}))
+
+    def _ends(self, parts: Any, value: str, starts: frozenset[int]) -> frozenset[int]:  # noqa: ANN401
+        for part in parts:
+            code, arguments = part
+            if code in (codes.MAX_REPEAT, codes.MIN_REPEAT):
+                starts = self._repeated(arguments, value, starts)
+            elif code is codes.BRANCH:
+                found = [self._ends(alternative, value, starts) for alternative in arguments[1]]
+                starts = frozenset().union(*found)
+            elif code is codes.SUBPATTERN:
+                starts = self._ends(arguments[3], value, starts)
+            else:
+                single = self._single(part)
+                hits = [single.match(value, start) for start in starts]
+                starts = frozenset(hit.end() for hit in hits if hit is not None)
+        return starts
+
+    def _repeated(self, arguments: Any, value: str, starts: frozenset[int]) -> frozenset[int]:  # noqa: ANN401
+        least, most, parts = arguments
+        reached = frozenset() if least else starts
+        # More open repeats than signs reach nothing new.
+        for time in range(1, min(int(most), int(least) + len(value)) + 1):
+            starts = self._ends(parts, value, starts)
+            if time >= least:
+                if starts <= reached:
+                    break
+                reached |= starts
+        return reached
+
+    def _single(self, part: Any) -> re.Pattern[str]:  # noqa: ANN401
+        """One sign, or one place between two, as ``re`` reads it."""
+        if id(part) not in self._singles:
+            alone = parser.SubPattern(self._parts.state, [part])
+            self._singles[id(part)] = compiler.compile(alone)
+        return self._singles[id(part)]
 
 
 def _longest(parts: Any) -> int:  # noqa: ANN401

@@ -197,13 +197,18 @@ def test_a_column_that_contradicts_itself_is_refused(column: dict[str, Any]) -> 
 @given(
     st.sampled_from(
         ["[a-f0-9]{8}", r"\d{3}-\w+", "(foo|bar)+", "[^a-z]{3}", "x{0,2}y?z*", r"^\+\d{1,3} \S+$",
-         ".", r"[\d\s]{4}", "(a(b|c){2}){2,3}", "[Α-Ω]{4}"]
+         ".", r"[\d\s]{4}", "(a(b|c){2}){2,3}", "[Α-Ω]{4}", r"\bab?\b", "(a?|bc)c{2,}$",
+         "(?i)ab[^c]x", "(a|ab)(c|bcd)(d*)"]
     ),
     st.integers(0, 2**32),
 )  # fmt: skip
 def test_a_drawn_text_matches_its_pattern(pattern: str, seed: int) -> None:
-    drawn = Pattern(pattern).draw(np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    drawn = Pattern(pattern).draw(rng)
     assert re.fullmatch(pattern, drawn)
+    cut, other = drawn[: rng.integers(len(drawn) + 1)], "".join(rng.permutation(list(drawn)))
+    for text in (drawn, cut, other, drawn + "\n", drawn * 2, "٣" + drawn, ""):
+        assert Pattern(pattern).matches(text) == (re.fullmatch(pattern, text) is not None)
 
 
 @pytest.mark.parametrize(
@@ -231,3 +236,12 @@ def test_a_constraint_names_two_columns(constraint: str, read: tuple[str, str, s
 def test_what_compares_no_two_columns_is_refused(constraint: str) -> None:
     with pytest.raises(ValueError, match="must read like"):
         compared(constraint)
+
+
+@pytest.mark.parametrize("pattern", ["(a|b?|a?){36}c?(a|a){36}b", "(a?){60}a{60}", "((a*)*)*b"])
+def test_no_pattern_makes_its_check_long(pattern: str) -> None:
+    """Where ``re`` tries all ways one after the other, it takes longer than anybody waits."""
+    parsed = Pattern(pattern)
+    drawn = [parsed.draw(np.random.default_rng(seed)) for seed in range(5)]
+    assert all(parsed.matches(text) for text in drawn)
+    assert not any(parsed.matches(text + "!") for text in drawn)
