@@ -23,7 +23,7 @@ from ..order import CASE, Order
 from ..publication import log
 from ..publication.log import Published
 from ..publication.store import PublicationError, check_dataset_name, open_lake
-from ..release import RealData, Release, code_digest, recall_real, recall_release
+from ..release import RealData, Release, recall_real, recall_release
 from ..sampling import strata
 from ..spec import DatasetSpec, SampleSpec, parse_spec
 from .model import DataRequest, Problem, RequestError, RequestSpec, duration, request_key
@@ -425,8 +425,3 @@ def _order(request: DataRequest, model: Release, key: str, renewal: int) -> Orde
         purpose=request.metadata.purpose,
         labels=dict(request.metadata.labels),
     )
-
-
-def code_key() -> str:
-    """Digest of the code that makes rows of a declared schema."""
-    return f"schema-only {code_digest()}"
