@@ -237,6 +237,8 @@ def sample(
     from . import steps
     from .spec import parse_sample
 
+    if output.suffix != ".parquet":
+        raise ParameterError(f"the output must end in .parquet, got {output.name!r}; rename it")
     terminal, place = Terminal(as_json), Home(home.absolute())
     unset: tuple[object, ...] = (None, ())
     asked = {n: value for n, value in request.items() if value not in unset and value is not False}

@@ -49,7 +49,7 @@ from .matching import ON_ALL, Likeness, Matching, conditioned, unmatched
 from .order import EdgeCases, Order, split_rows
 from .pictures import beside_real, contact_sheet, most_suspicious
 from .protection.fake import fake_columns, fresh_surrogates
-from .protection.leaks import LeakScan, count_copies, scan
+from .protection.leaks import LeakError, LeakScan, count_copies, scan
 from .publication.digest import content_digest
 from .publication.log import Published
 from .publication.log import read as read_log
@@ -261,8 +261,11 @@ def _children(generator: Generator, release: Release, progress: OnProgress | Non
 
 
 @guarded
-def previewed(release: Release, rows: int) -> pd.DataFrame:
+def previewed(release: Release, rows: int) -> pd.DataFrame | None:
     """Some rows of an order as they would be published, searched for real values.
+
+    None where they repeat real rows more than chance explains: these few rows are shown before
+    any gate has judged them, and narrow conditions can leave a model little but one real row.
 
     Raises:
         ParameterError: the release makes images.
@@ -278,7 +281,18 @@ def previewed(release: Release, rows: int) -> pd.DataFrame:
         path = Path(folder) / "preview.parquet"
         frame.to_parquet(path, index=False)
         scan({"preview.parquet": path}, {}, release.real.sensitive, _declared(release))
-    return frame
+    return None if _copies(release, order.ordinary(frame)) else frame
+
+
+def _copies(release: Release, rows: pd.DataFrame) -> bool:
+    """Whether more rows equal real ones than chance explains."""
+    own = _table(release.learned)
+    train, holdout = _frame(release.real.train()), _frame(release.real.holdout())
+    try:
+        count_copies([as_schema(rows, own)], train, holdout, own)
+    except LeakError:
+        return True
+    return False
 
 
 def candidate(release: Release) -> Candidate:
@@ -539,7 +553,7 @@ def publish(release: Release) -> Published:
     facts = {**request.facts, "reproduce": {**request.facts["reproduce"], "leak_scan": leak_scan}}
 
     def inspect(texts: Mapping[str, str]) -> None:
-        scan({}, texts, release.real.sensitive, _declared(release))
+        scan({}, texts, release.real.sensitive, _declared(release), _asked(release))
 
     remember_release(release)
     return signed(
@@ -557,8 +571,12 @@ def signed(published: Published, signer: Signer | None) -> Published:
 
 def _declared(release: Release) -> str:
     """What the owner has declared for publication, as text."""
-    asked = release.order.model_dump_json() if release.order else ""
-    return "\n".join([release.spec.model_dump_json(), release.real.schema.to_json(), asked])
+    return "\n".join([release.spec.model_dump_json(), release.real.schema.to_json()])
+
+
+def _asked(release: Release) -> str:
+    """What somebody else has written who asked for the release; quoted in cards and reports."""
+    return release.order.model_dump_json() if release.order else ""
 
 
 def require_clean(release: Release, request: PublishRequest) -> dict[str, Any]:
@@ -573,7 +591,8 @@ def require_clean(release: Release, request: PublishRequest) -> dict[str, Any]:
         rows = published_parts(candidate_files(candidate(release).folder), release.published)
     copies, expected = count_copies(rows, data.train, data.holdout, data.schema)
     texts = {"manifest": json.dumps(dict(request.facts), ensure_ascii=False)}
-    searched = scan(request.files, texts, release.real.sensitive, _declared(release))
+    sensitive = release.real.sensitive
+    searched = scan(request.files, texts, sensitive, _declared(release), _asked(release))
     found = LeakScan(len(request.files) + len(texts), searched, copies, round(expected, 1))
     return asdict(found)
 

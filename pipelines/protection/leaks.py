@@ -119,7 +119,11 @@ class Sensitive:
 
 
 def scan(
-    files: Mapping[str, Path], texts: Mapping[str, str], sensitive: Sensitive, allowed: str
+    files: Mapping[str, Path],
+    texts: Mapping[str, str],
+    sensitive: Sensitive,
+    allowed: str,
+    asked: str = "",
 ) -> int:
     """Search the artefacts; gives how many values were searched for.
 
@@ -128,17 +132,19 @@ def scan(
         texts: what is written at the commit from facts alone: name -> text.
         sensitive: what must not be there.
         allowed: texts that the owner has declared for publication.
+        asked: the text of a request. Reports and cards quote it, so it is allowed there; whoever
+            writes it may know a secret, so files of rows are searched for that all the same.
 
     Raises:
         LeakError: a value stands in an artefact; its name is told, and how many.
     """
     wanted = sensitive.searched(allowed)
-    by_word: dict[str, list[str]] = defaultdict(list)
-    for value in wanted:
-        by_word[max(_WORD.findall(value), key=len)].append(value)
+    in_rows = _by_word(wanted)
+    in_texts = _by_word(sensitive.searched(f"{allowed}\n{asked}")) if asked else in_rows
     cells = sensitive.cells()
     hits: dict[str, int] = {}
     for name, content in (*_texts_of(files), *texts.items()):
+        by_word = in_rows if Path(name).suffix in _ROWS else in_texts
         hits[name] = _count(f"{name}\n{content}", by_word)
     for name, path in files.items():
         if path.suffix == ".parquet":
@@ -208,6 +214,14 @@ def _texts_of(files: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
             yield name, path.read_bytes().decode("utf-8", errors="ignore")
 
 
+def _by_word(values: Iterable[str]) -> dict[str, list[str]]:
+    """The values by the longest word of each."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for value in values:
+        found[max(_WORD.findall(value), key=len)].append(value)
+    return found
+
+
 def _count(content: str, by_word: Mapping[str, list[str]]) -> int:
     plain = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), html.unescape(content)).lower()
     candidates = set(_WORD.findall(plain)) & by_word.keys()
@@ -225,6 +239,7 @@ def _cells_in(path: Path, cells: frozenset[str]) -> int:
     return len(found)
 
 
+_ROWS = frozenset({".parquet", ".csv"})
 _TEXT_TYPES = ("string", "large_string", "string_view")
 
 

@@ -150,6 +150,28 @@ def find(store: Store, dataset: str, key: str) -> LogEntry | None:
     return _find_in(read(store, dataset), store, dataset, key)
 
 
+def find_standing(store: Store, dataset: str, key: str) -> Published | None:
+    """The version with a release key; None also where it is retired.
+
+    Raises:
+        PublicationError: the log or a tombstone is damaged.
+    """
+    entry = find(store, dataset, key)
+    if entry is None or tombstone(store, dataset, entry) is not None:
+        return None
+    return published(store, dataset, entry, existing=True)
+
+
+def is_retired(version: Published) -> bool:
+    """Whether ``version`` has been withdrawn by now.
+
+    Raises:
+        PublicationError: the log or its tombstone is damaged.
+    """
+    entry = read(version.store, version.dataset)[version.version - 1]
+    return tombstone(version.store, version.dataset, entry) is not None
+
+
 def append(store: Store, dataset: str, commit: Commit) -> tuple[LogEntry, bool]:
     """The version of ``commit`` and whether its key was in the log already.
 

@@ -61,7 +61,7 @@ def _options(function: Any) -> Any:  # noqa: ANN401 - as click's own decorators
 
 @click.group()
 def request() -> None:
-    r"""Ask for test data: a request in, a published version or a precise reason out.
+    """Ask for test data: a request in, a published version or a precise reason out.
 
     \b
       likeness request init randhie > ask.yaml
@@ -69,7 +69,7 @@ def request() -> None:
       likeness request get ID --output rows.parquet
 
     Requests are answered by Dagster (`likeness ui`, sensor requests) or by `likeness worker`.
-    """
+    """  # noqa: D301
 
 
 @request.command()

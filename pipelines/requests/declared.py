@@ -182,11 +182,7 @@ class Part:
 
     def existing(self) -> Published | None:
         """The version of this key that stands."""
-        store = open_lake(self.home.lake)
-        entry = log.find(store, self.name, self.key)
-        if entry is None or log.tombstone(store, self.name, entry) is not None:
-            return None
-        return log.published(store, self.name, entry, existing=True)
+        return log.find_standing(open_lake(self.home.lake), self.name, self.key)
 
     def _card(self, verdict: Verdict) -> dict[str, Any]:
         about = self.request.metadata

@@ -75,12 +75,14 @@ _NEXT: dict[str, frozenset[str]] = {
 }
 _ID = re.compile(r"^[0-9a-z][0-9a-z-]{7,63}$")
 _REQUEST, _PROGRESS, _LOCK = "request.yaml", "progress.json", "lock"
+_SETTLING = "settling.lock"
 _PREVIEW = "preview.parquet"
 WITHDRAWN = frozenset({"QUARANTINED", "EXPIRED", "PURGED"})
 """States in which a preview is not shown: its rows are those of what was stopped or withdrawn."""
 PUBLISHING = "publish"
 """The phase of a running request from which on it cannot be canceled any more."""
 _POLL_SECONDS = 0.2
+_UNREADABLE = "this version of Likeness cannot read the request; submit it anew"
 
 
 class InboxError(LikenessError, RuntimeError):
@@ -208,16 +210,32 @@ class Inbox:
 
         Raises:
             InboxError: there is no such request.
+            RequestError: this version cannot read it.
         """
         return parse_request(self._bytes(identity))
 
-    def status(self, identity: str) -> Status:
-        """Where a request stands.
+    def unreadable(self, identity: str) -> tuple[Problem, ...]:
+        """Why this version of Likeness cannot read a request that an older one took; else empty.
 
         Raises:
             InboxError: there is no such request.
         """
-        request = self.request(identity)
+        try:
+            self.request(identity)
+        except RequestError as error:
+            return error.problems
+        return ()
+
+    def status(self, identity: str) -> Status:
+        """Where a request stands; of one that cannot be read any more, too.
+
+        Raises:
+            InboxError: there is no such request.
+        """
+        try:
+            name, unreadable = self.request(identity).metadata.name, ""
+        except RequestError as error:
+            name, unreadable = "unreadable", f"{_UNREADABLE}: {error}"
         events = self.events(identity)
         if not events:
             self._received(identity)
@@ -231,7 +249,7 @@ class Inbox:
         running = last.state == "RUNNING"
         return Status(
             id=identity,
-            name=request.metadata.name,
+            name=name,
             state=last.state,
             events=events,
             version=versions[0] if versions else None,
@@ -240,7 +258,7 @@ class Inbox:
             report=facts.get("report"),
             progress=self._progress(identity) if running else {},
             preview=None if last.state in WITHDRAWN else self._preview(identity),
-            message=str(last.facts.get("message", "")),
+            message=str(last.facts.get("message", "")) or unreadable,
         )
 
     def list(self) -> Sequence[Status]:
@@ -368,6 +386,20 @@ class Inbox:
                 yield False
             else:
                 yield True
+        finally:
+            os.close(handle)
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Alone among all processes: to answer with versions that stand, or to withdraw some.
+
+        Else a version that nobody seems to want is withdrawn while a request is answered with it.
+        """
+        path = self.home.requests / _SETTLING
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
         finally:
             os.close(handle)
 

@@ -100,12 +100,12 @@ def plan(home: Home, request: DataRequest, base: Base, real: RealData) -> Plan:
     while True:
         order = _order(request, model, key, renewal)
         release = steps.prepare(base.spec, home, real, order)
-        entry = log.find(open_lake(home.lake), release.name, release.key)
-        if entry is None:
-            return Plan(release, key, None)
         store = open_lake(home.lake)
-        if log.tombstone(store, release.name, entry) is None:
-            return Plan(release, key, log.published(store, release.name, entry, existing=True))
+        if log.find(store, release.name, release.key) is None:
+            return Plan(release, key, None)
+        existing = log.find_standing(store, release.name, release.key)
+        if existing is not None:
+            return Plan(release, key, existing)
         renewal += 1  # what was retired stays retired: the same rows become a new version
 
 

@@ -298,8 +298,4 @@ def _require_keys(parents: Release, children: Release) -> None:
 
 
 def _existing(release: Release) -> Published | None:
-    store_ = open_lake(release.home.lake)
-    entry = log.find(store_, release.name, release.key)
-    if entry is None or log.tombstone(store_, release.name, entry) is not None:
-        return None
-    return log.published(store_, release.name, entry, existing=True)
+    return log.find_standing(open_lake(release.home.lake), release.name, release.key)

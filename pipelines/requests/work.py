@@ -70,11 +70,11 @@ def process(home: Home, identity: str, progress: OnProgress | None = None) -> St
         InboxError: there is no such request.
     """
     inbox = Inbox(home)
-    inbox.request(identity)
+    inbox.status(identity)
     with inbox.working(identity) as mine:
         if mine:
             before = inbox.status(identity).state
-            for advance in (_admit, _answer, _expire):
+            for advance in (_refuse_unreadable, _admit, _answer, _expire):
                 advance(inbox, identity, progress)
             if inbox.status(identity).state != before:
                 _notify(inbox, identity)
@@ -87,6 +87,7 @@ def admit(home: Home, identity: str) -> Status:
     with inbox.working(identity) as mine:
         before = inbox.status(identity).state
         if mine:
+            _refuse_unreadable(inbox, identity, None)
             _admit(inbox, identity, None)
             if inbox.status(identity).state != before:
                 _notify(inbox, identity)
@@ -113,11 +114,22 @@ def _actionable(inbox: Inbox, identity: str) -> bool:
     return last.state in ("PUBLISHED", "EXPIRED") and _due(inbox, inbox.status(identity))
 
 
+def _refuse_unreadable(
+    inbox: Inbox,
+    identity: str,
+    progress: OnProgress | None,  # noqa: ARG001
+) -> None:
+    """Reject what an older version took and this one cannot read; it must not stop the others."""
+    problems = inbox.unreadable(identity)
+    if problems and inbox.status(identity).state in ("RECEIVED", "VALIDATED", "QUEUED", "RUNNING"):
+        _append(inbox, identity, "REJECTED", **_problems(RequestError(problems)))
+
+
 def _admit(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:  # noqa: ARG001
     """RECEIVED → VALIDATED → QUEUED, NEEDS_APPROVAL or, of an equal one, PUBLISHED."""
-    request = inbox.request(identity)
     if inbox.status(identity).state not in ("RECEIVED", "VALIDATED"):
         return
+    request = inbox.request(identity)
     try:
         with boundary("admit", inbox.home):
             existing = _existing(inbox.home, request)
@@ -130,9 +142,9 @@ def _admit(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:  #
         return
     if inbox.status(identity).state == "RECEIVED":
         _append(inbox, identity, "VALIDATED")
-    if existing:
-        _append(inbox, identity, "PUBLISHED", **_published(existing, request))
-    elif reason:
+    if existing and _settled(inbox, identity, existing, request):
+        return
+    if reason:
         _append(inbox, identity, "NEEDS_APPROVAL", message=reason)
     else:
         _append(inbox, identity, "QUEUED")
@@ -167,12 +179,37 @@ def _answer(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:
     while (status := inbox.status(identity)).state in ("QUEUED", "RUNNING"):
         attempt = attempts(status) + 1
         if attempt > MAX_ATTEMPTS:
+            if _committed(inbox, identity):
+                return
             message = f"given up after {MAX_ATTEMPTS} attempts; see the vault's tracebacks"
             _append(inbox, identity, "FAILED", message=message, retryable=True)
             return
         if not _append(inbox, identity, "RUNNING", attempt=attempt, phase="start"):
             continue
         _attempt(inbox, identity, _Reporter(inbox, identity, progress))
+
+
+def _committed(inbox: Inbox, identity: str) -> bool:
+    """Whether a worker that died had published all the same; the request is then answered so."""
+    request = inbox.request(identity)
+    try:
+        with boundary("request", inbox.home):
+            versions = _existing(inbox.home, request)
+    except LikenessError:
+        return False
+    return bool(versions) and _settled(inbox, identity, versions, request)
+
+
+def _settled(
+    inbox: Inbox, identity: str, versions: tuple[Published, ...], request: DataRequest
+) -> bool:
+    """Answer with ``versions``; False where one of them was withdrawn meanwhile."""
+    with inbox.settling():
+        for version in versions:
+            if log.is_retired(version):
+                return False
+        _append(inbox, identity, "PUBLISHED", **_published(versions, request))
+    return True
 
 
 def _attempt(inbox: Inbox, identity: str, report: OnProgress) -> None:
@@ -193,8 +230,8 @@ def _attempt(inbox: Inbox, identity: str, report: OnProgress) -> None:
         _append(inbox, identity, "FAILED", message=str(error), problems=problems, retryable=False)
     else:
         if answer.published:
-            facts = _published(answer.published, request)
-            _append(inbox, identity, "PUBLISHED", **facts)
+            if not _settled(inbox, identity, answer.published, request):
+                _append(inbox, identity, "QUEUED", message="its version was withdrawn meanwhile")
         else:
             names = ", ".join(gate["gate"] for gate in answer.gates)
             message = f"stopped by {names}; nothing was published"
@@ -226,14 +263,17 @@ def _preview(inbox: Inbox, identity: str, release: Release, rows: int) -> None:
     """Keep some rows of a model that is there, if a release of it has been published before.
 
     A preview is not judged, so it is shown only of a model whose own release a contract has let
-    through and nobody has withdrawn, and after a search for values that must not be seen.
+    through and nobody has withdrawn, and after a search for values that must not be seen and for
+    copied rows.
     """
     plain = replace(release, order=None)
     lake = open_lake(inbox.home.lake)
-    judged = log.find(lake, plain.spec.name, plain.key)
-    stands = judged is not None and log.tombstone(lake, plain.spec.name, judged) is None
-    if stands and plain.model_folder.is_dir():
-        inbox.show(identity, steps.previewed(release, rows))
+    judged = log.find_standing(lake, plain.spec.name, plain.key)
+    if judged is None or not plain.model_folder.is_dir():
+        return
+    frame = steps.previewed(release, rows)
+    if frame is not None:
+        inbox.show(identity, frame)
 
 
 def _declared(
@@ -315,6 +355,8 @@ def _published(versions: tuple[Published, ...], request: DataRequest) -> dict[st
 
 def _due(inbox: Inbox, status: Status) -> bool:
     if status.state == "EXPIRED":
+        if inbox.unreadable(status.id):
+            return False
         return inbox.request(status.id).spec.lifecycle.on_expiry == "purge"
     ends = status.events[-1].facts.get("expires_at")
     return ends is not None and datetime.fromisoformat(ends) <= datetime.now(UTC)
@@ -324,10 +366,11 @@ def _expire(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:  
     """PUBLISHED → EXPIRED → PURGED, once its time has come."""
     status = inbox.status(identity)
     if status.state == "PUBLISHED" and _due(inbox, status):
-        kept = _still_wanted(inbox, status)
-        for name in status.versions:
-            if name not in kept:
-                retire_version(inbox.home.lake, name, f"expired, as request {identity} asked")
+        with inbox.settling():
+            kept = _still_wanted(inbox, status)
+            for name in status.versions:
+                if name not in kept:
+                    retire_version(inbox.home.lake, name, f"expired, as request {identity} asked")
         _append(inbox, identity, "EXPIRED", kept=sorted(kept))
         status = inbox.status(identity)
     if status.state == "EXPIRED" and _due(inbox, status):
@@ -348,6 +391,8 @@ def _still_wanted(inbox: Inbox, expired: Status) -> set[str]:
 
 def _notify(inbox: Inbox, identity: str) -> None:
     if inbox.status(identity).state not in NOTIFIED:
+        return
+    if inbox.unreadable(identity):
         return
     names = inbox.request(identity).spec.delivery.notify
     notify(inbox.home, of_request(inbox.status(identity)), names)

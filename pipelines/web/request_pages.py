@@ -202,7 +202,7 @@ def _told(request: Request, identity: str) -> dict[str, Any]:
     status = existing(desk, identity)
     return {
         "status": status,
-        "asked": desk.request(identity).to_yaml(),
+        "asked": "" if desk.unreadable(identity) else desk.request(identity).to_yaml(),
         "kinds": KINDS,
         "words": WORDS,
         "preview": preview_rows(status)[:8] if status.preview else [],

@@ -373,7 +373,10 @@ def field_problems(error: RequestError) -> list[FieldProblem]:
 
 def request_out(desk: Inbox, status: Status) -> RequestOut:
     """A request as REST shows it."""
-    asked = desk.request(status.id).model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    asked: dict[str, Any] = {}
+    if not desk.unreadable(status.id):
+        given = desk.request(status.id)
+        asked = given.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     return RequestOut(
         id=status.id,
         name=status.name,

@@ -61,6 +61,18 @@ def test_ordinary_words_and_short_values_are_no_leak(tmp_path: Path) -> None:
     assert scan({"report.html": path}, {}, SENSITIVE, f"declared: {SECRET}") > 0
 
 
+def test_what_a_request_says_is_allowed_in_texts_and_not_in_rows(tmp_path: Path) -> None:
+    asked = f'{{"purpose": "to find {SECRET}"}}'
+    path = tmp_path / "file"
+    path.write_text(f"quoted: {SECRET}")
+    assert scan({"reports/report.html": path}, {"README.md": SECRET}, SENSITIVE, "", asked) > 0
+    with pytest.raises(LeakError, match="train"):
+        scan({"export/train.csv": path}, {}, SENSITIVE, "", asked)
+    pq.write_table(pa.table({SECRET: ["Bob"]}), path)
+    with pytest.raises(LeakError, match="train"):
+        scan({"data/train.parquet": path}, {}, SENSITIVE, "", asked)
+
+
 @pytest.mark.parametrize("where", ["cell", "footer", "field"])
 def test_parquet_is_searched_decoded(tmp_path: Path, where: str) -> None:
     clean = pa.table({"name": ["Bob", "Eve"] * 50})

@@ -106,3 +106,18 @@ def test_the_worker_answers_what_is_dropped_and_ends_on_ctrl_c(ask: Path, tmp_pa
     (status,) = Inbox(home).list()
     assert status.version == "made@1"
     assert worker.returncode == 130
+
+
+def test_the_help_shows_its_examples_on_lines_of_their_own() -> None:
+    shown = likeness("request", "--help").output
+    assert "\\b" not in shown
+    assert re.search(r"ask\.yaml\n +likeness request submit", shown)
+
+
+def test_a_wrong_option_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    home = ("--home", tmp_path / "home")
+    done = likeness("run", "randhie", "--generator", "forrest", *home)
+    assert (done.exit_code, "forrest" in done.output) == (2, True)
+    done = likeness("sample", tmp_path, "--rows", "5", "--output", tmp_path / "w.csv", *home)
+    assert (done.exit_code, "must end in .parquet" in done.output) == (2, True)
+    assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from pipelines.home import Home
+from pipelines.requests import work
 from pipelines.requests.dropped import take_dropped
 from pipelines.requests.inbox import Inbox, InboxError
 from pipelines.requests.model import RequestError
@@ -162,3 +163,24 @@ def test_a_preview_goes_with_what_it_was_of(inbox: Inbox, ask: Ask) -> None:
 def test_the_inbox_is_the_owners_alone(inbox: Inbox, ask: Ask) -> None:
     inbox.submit(ask())
     assert inbox.home.requests.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_request_that_no_longer_parses_is_rejected_and_stops_no_other(
+    inbox: Inbox, ask: Ask
+) -> None:
+    old, other, done = (inbox.submit(ask(f"ask-{n}")).id for n in range(3))
+    for state in ("VALIDATED", "QUEUED", "RUNNING"):
+        assert inbox.append(done, inbox.status(done).events[-1].number, state)
+    facts = {"versions": ["ask-2@1"], "expires_at": "2020-01-01T00:00:00+00:00"}
+    assert inbox.append(done, 4, "PUBLISHED", **facts)
+    for identity in (old, done):
+        (inbox.folder(identity) / "request.yaml").write_text("apiVersion: likeness/v0\nspec: {}\n")
+    assert {status.id for status in inbox.list()} == {old, other, done}
+    assert "cannot read" in inbox.status(old).message
+    assert set(work.pending(inbox.home)) == {old, other, done}
+    said = work.process(inbox.home, old)
+    assert (said.state, bool(said.problems)) == ("REJECTED", True)
+    assert work.admit(inbox.home, old).state == "REJECTED"
+    assert inbox.status(done).answer() == "ask-2@1"
+    assert old not in work.pending(inbox.home)
+    assert inbox.status(other).state == "RECEIVED"

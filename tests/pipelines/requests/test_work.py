@@ -14,13 +14,14 @@ import pytest
 from generators.base import Progress
 from pipelines.home import Home
 from pipelines.order import CASE
-from pipelines.publication.log import read_log
+from pipelines.publication.log import is_retired, read_log, resolve
+from pipelines.publication.retire import retire
 from pipelines.publication.verify import verify
 from pipelines.rebuild import rebuild
 from pipelines.requests import Client, plan
 from pipelines.requests.inbox import Inbox, InboxError, Status
 from pipelines.requests.model import RequestSpec, parse_request
-from pipelines.requests.work import admit, pending, process
+from pipelines.requests.work import _settled, admit, pending, process
 from pipelines.spec import ColumnSpec, DatasetSpec, ProtectionSpec, SourceSpec
 
 from .conftest import CANARY
@@ -277,3 +278,30 @@ def test_a_worker_that_dies_again_and_again_is_given_up(home: Home, ask: Ask) ->
         assert inbox.append(identity, last, "RUNNING", attempt=attempt)
     assert process(home, identity).state == "FAILED"
     assert not (home.lake / "visits-test").exists()
+
+
+@pytest.mark.slow
+def test_what_was_committed_is_not_given_up(home: Home, ask: Ask) -> None:
+    inbox = Inbox(home)
+    status, _ = answered(home, ask(rows=100))
+    # Three workers died between the commit and its event.
+    last = status.events[-1].number
+    (inbox.folder(status.id) / "events" / f"{last:04d}.json").unlink()
+    for attempt in (2, 3):
+        assert inbox.append(status.id, last + attempt - 3, "RUNNING", attempt=attempt)
+    assert process(home, status.id).version == "visits-test@1"
+    assert inbox.status(status.id).state == "PUBLISHED"
+
+
+def test_what_was_withdrawn_meanwhile_is_no_answer(home: Home, ask: Ask) -> None:
+    inbox, version = Inbox(home), resolve(home.lake, "visits@1")
+    first, second = (inbox.submit(ask(seed=seed)).id for seed in (1, 2))
+    for identity in (first, second):
+        assert inbox.append(identity, 1, "VALIDATED")
+    assert _settled(inbox, first, (version,), inbox.request(first))
+    assert inbox.status(first).version == "visits@1"
+    # Between the look and the answer another worker withdraws it.
+    assert not is_retired(version)
+    retire(home.lake, version.name, "expired meanwhile")
+    assert not _settled(inbox, second, (version,), inbox.request(second))
+    assert inbox.status(second).state == "VALIDATED"
