@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from generators.base import derive_seed
-from generators.conditions import Conditions
+from generators.base import LikenessError, derive_seed
+from generators.conditions import Condition, Conditions
 from generators.schema import TableSchema
 from validators import Comparison
 
@@ -26,6 +26,12 @@ ON_ALL = ("calibration", "copies", "membership")
 """Validators that ask about single records, or about the split, whatever was asked for."""
 ENOUGH = 300
 """So many train and so many holdout rows must match."""
+ON_MATCHING, ON_MODEL = "matching real rows", "the model without conditions"
+"""What the likeness of conditioned rows is measured on."""
+
+
+class UnfulfilledError(LikenessError, RuntimeError):
+    """Rows are not what was asked; nothing was published."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,45 @@ class Likeness:
 
     data: Comparison
     note: str
+
+
+def require_asked(frame: pd.DataFrame, schema: TableSchema, order: Order) -> None:
+    """Raise unless every row fulfils the order's conditions, and quotas are met to the row.
+
+    Args:
+        frame: its rows, edge cases aside, by their learned names.
+        schema: of the real rows.
+        order: what was asked; conditions on columns that ``frame`` has not are left aside.
+
+    Raises:
+        UnfulfilledError: a row or a number of rows is not what was asked.
+    """
+    asked, there = order.sample, set(frame.columns)
+    wrong = int(len(frame) != asked.rows)
+    for condition in Conditions.parse(asked.where, schema).items:
+        if condition.column.name in there:
+            wrong += int((~_fits(frame, condition)).sum())
+    if asked.quotas:
+        for condition, rows in strata(asked.quotas, asked.rows, schema):
+            if condition.column.name in there:
+                wrong += abs(int(_fits(frame, condition).sum()) - rows)
+    if wrong:
+        raise UnfulfilledError(
+            f"every row must fulfil the request's conditions and quotas, {wrong:,} of "
+            f"{asked.rows:,} do not; nothing was published, report this as a bug"
+        )
+
+
+def _fits(frame: pd.DataFrame, condition: Condition) -> np.ndarray:
+    column, allowed = condition.column, condition.allowed
+    if column.dtype.lower() == "float32":
+        # A bound that is no float32 itself lies beside the value that stands for it.
+        with np.errstate(over="ignore"):
+            ends = [(float(np.float32(a)), float(np.float32(b))) for a, b in allowed.intervals]
+        pairs = zip(allowed.intervals, ends, strict=True)
+        wide = tuple((min(a, c), max(b, d)) for (a, b), (c, d) in pairs)
+        allowed = replace(allowed, intervals=wide)
+    return allowed.matches(frame[column.name], column)
 
 
 def conditioned(order: Order) -> bool:
@@ -48,6 +93,18 @@ class Matching:
     train: pd.DataFrame
     holdout: pd.DataFrame
 
+    def measured_on(self, schema: TableSchema, order: Order) -> str:
+        """What the likeness of ``order``'s rows is measured on: one of two fixed texts."""
+        for name, frame in (("train", self.train), ("holdout", self.holdout)):
+            if len(self._alike(name, frame, schema, order)) < ENOUGH:
+                return ON_MODEL
+        return ON_MATCHING
+
+    @staticmethod
+    def _alike(name: str, frame: pd.DataFrame, schema: TableSchema, order: Order) -> np.ndarray:
+        rng = np.random.default_rng(derive_seed("matching", name, order.sample.seed))
+        return _rows(frame, schema, order, rng)
+
     def matched(self, schema: TableSchema, order: Order, data: Comparison) -> Likeness | None:
         """Real rows like those of ``order``, or None where there are too few.
 
@@ -58,8 +115,7 @@ class Matching:
         """
         parts = []
         for name, frame in (("train", self.train), ("holdout", self.holdout)):
-            rng = np.random.default_rng(derive_seed("matching", name, order.sample.seed))
-            rows = _rows(frame, schema, order, rng)
+            rows = self._alike(name, frame, schema, order)
             if len(rows) < ENOUGH:
                 return None
             parts.append(frame.iloc[rows][list(data.frames()[3].names)].reset_index(drop=True))

@@ -45,7 +45,7 @@ from .candidate import candidate_files, origin_of, recomputed, write_csv, write_
 from .cases import plant
 from .home import Home, canonical_json, whole_folder, write_text
 from .ingest import split_and_protect, store
-from .matching import ON_ALL, Likeness, Matching, conditioned, unmatched
+from .matching import ON_ALL, Likeness, Matching, conditioned, require_asked, unmatched
 from .order import EdgeCases, Order, split_rows
 from .pictures import beside_real, contact_sheet, most_suspicious
 from .protection.fake import fake_columns, fresh_surrogates
@@ -243,6 +243,8 @@ def drawn(generator: Generator, release: Release, progress: OnProgress | None = 
     data = invented(sample_rows(generator, order.sample, progress), release)
     if not isinstance(data, pd.DataFrame):
         return data
+    # With all columns, also those with a condition that are not published.
+    require_asked(data, _table(release.real.schema), order)
     schema = _table(release.learned)
     data = data[list(schema.names)]
     return (plant(data, schema, order) if order.cases.any else data).rename(columns=order.rename)
@@ -420,6 +422,14 @@ def likeness(release: Release, data: Comparison) -> Likeness | None:
     return unmatched(data, _frame(free)[list(_table(release.learned).names)])
 
 
+def likeness_on(release: Release) -> str:
+    """What an order's likeness is measured on, as ``Matching`` names it; empty of all real rows."""
+    if release.order is None or not conditioned(release.order):
+        return ""
+    whole = Matching(_frame(release.real.train()), _frame(release.real.holdout()))
+    return whole.measured_on(_table(release.real.schema), release.order)
+
+
 def measure(
     data: Comparison, progress: OnProgress | None = None, *, only: Collection[str] | None = None
 ) -> Scorecard:
@@ -548,6 +558,7 @@ def publish(release: Release) -> Published:
     if beside is not None:
         rows_card = Scorecard.from_json((_beside(release) / "scorecard.json").read_text("utf-8"))
         beside.require_passed(ready.content_digest, contract_of(release.spec), rows_card)
+    _require_asked(release)
     request = _request(release, ready, verdict)
     leak_scan = require_clean(release, request)
     facts = {**request.facts, "reproduce": {**request.facts["reproduce"], "leak_scan": leak_scan}}
@@ -559,6 +570,15 @@ def publish(release: Release) -> Published:
     return signed(
         publish_to_lake(release.home.lake, replace(request, facts=facts), inspect), signer
     )
+
+
+def _require_asked(release: Release) -> None:
+    """Raise unless the rows, as they lie there, are what the order asks."""
+    order, schema = release.order, release.real.schema
+    if order is None or order.kin is not None or not isinstance(schema, TableSchema):
+        return
+    rows = as_schema(order.ordinary(written(release)), _table(release.learned))
+    require_asked(rows, schema, order)
 
 
 def signed(published: Published, signer: Signer | None) -> Published:
@@ -845,6 +865,8 @@ def reproduce_facts(release: Release) -> dict[str, Any]:
     """What a reader needs to make the same release again; holds no value of the data."""
     model, rows = fitted(release), candidate(release).rows
     asked: dict[str, Any] = {"order": release.order.decides()} if release.order else {}
+    if on := likeness_on(release):
+        asked["likeness_on"] = on
     if release.order is None and rows > MEASURED_ROWS:
         asked = {"judged_rows": MEASURED_ROWS}
     return {

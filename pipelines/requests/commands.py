@@ -274,6 +274,7 @@ def _show(terminal: Terminal, found: Status, *, failing: bool = True) -> int:
         shown = {
             "versions": ", ".join(found.versions),
             "message": found.message,
+            "likeness on": found.likeness_on,
             "report": found.report,
             "preview": found.preview,
             "progress": _progress(found),

@@ -130,6 +130,7 @@ class Status:
             ``remaining``, ``loss``; else empty.
         preview: path of the preview's Parquet file, where there is one and nothing was withdrawn.
         message: a sentence for people, where there is something to say.
+        likeness_on: what the verdict on likeness was reached on, where that is not these rows.
     """
 
     id: str
@@ -143,6 +144,7 @@ class Status:
     progress: Mapping[str, Any] = field(default_factory=dict)
     preview: str | None = None
     message: str = ""
+    likeness_on: str = ""
 
     @property
     def answered(self) -> bool:
@@ -259,6 +261,7 @@ class Inbox:
             progress=self._progress(identity) if running else {},
             preview=None if last.state in WITHDRAWN else self._preview(identity),
             message=str(last.facts.get("message", "")) or unreadable,
+            likeness_on=str(facts.get("likeness_on", "")),
         )
 
     def list(self) -> Sequence[Status]:

@@ -33,6 +33,8 @@ _HIDING = {"keep": 0, "mask": 1, "replace": 2, "fake": 2, "drop": 3, "refuse": 4
 """What is done to personal values, by how little of them is left."""
 APPROVE_ROWS = 10_000_000
 """More rows than these need approval."""
+APPROVE_CELLS = 500_000_000
+"""More rows times columns than these need approval."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ def plan(home: Home, request: DataRequest, base: Base, real: RealData) -> Plan:
 def approval(request: DataRequest, home: Home) -> str:
     """Why somebody must approve the request; empty where nobody has to."""
     asked = request.spec
-    if (asked.rows or 0) > APPROVE_ROWS:
-        return f"more than {APPROVE_ROWS:,} rows are asked for"
+    if reason := _too_much(asked, home):
+        return reason
     learned = [name for name in asked.source.tables.values() if isinstance(name, str)]
     for name in [asked.source.dataset] if asked.source.dataset else learned:
         if reason := _lowered(asked, home, name):
@@ -121,11 +123,64 @@ def approval(request: DataRequest, home: Home) -> str:
     return ""
 
 
-def _lowered(asked: RequestSpec, home: Home, name: str) -> str:
-    declared, real = _found(home, name, asked.source.version)
-    learned = int(real.facts["rows"]["train"]) if real is not None else 0
-    if (asked.scale or 0) * learned > APPROVE_ROWS:
+def _too_much(asked: RequestSpec, home: Home) -> str:
+    """Why the answer is too large to be made unasked; of tables, all together."""
+    source = asked.source
+    if source.dataset is not None:
+        rows = _rows_of(asked, home, source.dataset)
+        cells = rows * _columns_of(home, source.dataset, source.version)
+    elif source.declared is not None:
+        rows = asked.rows or 0
+        cells = rows * len(source.declared.columns)
+    else:
+        by_table = _rows_by_table(asked, home)
+        rows, cells = sum(by_table.values()), 0.0
+        for name, table in source.tables.items():
+            wide = _columns_of(home, table, None) if isinstance(table, str) else len(table.columns)
+            cells += by_table.get(name, 0.0) * wide
+    if rows > APPROVE_ROWS:
         return f"more than {APPROVE_ROWS:,} rows are asked for"
+    if cells > APPROVE_CELLS:
+        return f"more than {APPROVE_CELLS:,} cells are asked for"
+    return ""
+
+
+def _rows_of(asked: RequestSpec, home: Home, name: str) -> float:
+    """Rows of the answer; before the first reading, the most that a multiple can come to."""
+    if asked.scale is None:
+        return asked.rows or 0
+    declared, real = _found(home, name, asked.source.version)
+    most = declared.source.limits.max_rows
+    return asked.scale * (int(real.facts["rows"]["train"]) if real is not None else most)
+
+
+def _columns_of(home: Home, name: str, version: int | None) -> int:
+    """Columns of a dataset; 0 where it has not been read yet."""
+    _, real = _found(home, name, version)
+    if real is None or not isinstance(real.schema, TableSchema):
+        return 0
+    return len(real.schema.names)
+
+
+def _rows_by_table(asked: RequestSpec, home: Home) -> dict[str, float]:
+    """Rows of each table: of the one without a parent as asked, of children by their shares."""
+    keys = {key.of_child[0]: key for key in asked.source.keys}
+    rows: dict[str, float] = {}
+    for root, table in asked.source.tables.items():
+        if root not in keys:
+            known = isinstance(table, str)
+            rows[root] = _rows_of(asked, home, str(table)) if known else asked.rows or 0
+    for _ in keys:  # as deep as the tree of tables can be
+        for child, key in keys.items():
+            if key.of_parent[0] in rows:
+                shares = key.per_parent or {1: 1.0}
+                each = sum(number * share for number, share in shares.items())
+                rows[child] = rows[key.of_parent[0]] * each
+    return rows
+
+
+def _lowered(asked: RequestSpec, home: Home, name: str) -> str:
+    declared, _ = _found(home, name, asked.source.version)
     if changed := less_hidden(asked, declared):
         return f"what the dataset declares for personal values is weakened: {changed}"
     level, own = asked.privacy.level, declared.contract

@@ -20,6 +20,7 @@ from validators.verdict import QuarantinedError
 from .. import steps
 from ..boundary import InternalError, boundary
 from ..home import Home
+from ..matching import ENOUGH, ON_MODEL
 from ..protection.leaks import LeakError
 from ..publication import log
 from ..publication.log import Published
@@ -37,6 +38,10 @@ from .plan import Plan, approval, check_name, dataset_of, find_base, plan, probl
 MAX_ATTEMPTS = 3
 """Internal failures and dead workers after which a request is given up."""
 _SECONDS_BETWEEN_NOTES = 1.0
+_FEW = (
+    f"fewer than {ENOUGH} real rows fulfil the conditions: the verdict on likeness is of the model "
+    "without them, structure and privacy are judged on these rows"
+)
 
 
 class CanceledError(LikenessError):
@@ -347,6 +352,8 @@ def _published(versions: tuple[Published, ...], request: DataRequest) -> dict[st
         "existing": first.existing,
         "report": report if there else None,
     }
+    if first.manifest().reproduce.get("likeness_on") == ON_MODEL:
+        facts |= {"likeness_on": ON_MODEL, "message": _FEW}
     if request.spec.lifecycle.expires is not None:
         ends = datetime.now(UTC) + duration(request.spec.lifecycle.expires)
         facts["expires_at"] = ends.isoformat(timespec="seconds")

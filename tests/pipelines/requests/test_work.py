@@ -1,5 +1,6 @@
 """Requests for a learned dataset, answered by the real steps on real data."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from generators.base import Progress
+from generators.schema import TableSchema
 from pipelines.home import Home
-from pipelines.order import CASE
+from pipelines.matching import ON_MODEL, UnfulfilledError, require_asked
+from pipelines.order import CASE, Order
 from pipelines.publication.log import is_retired, read_log, resolve
 from pipelines.publication.retire import retire
 from pipelines.publication.verify import verify
@@ -22,7 +26,14 @@ from pipelines.requests import Client, plan
 from pipelines.requests.inbox import Inbox, InboxError, Status
 from pipelines.requests.model import RequestSpec, parse_request
 from pipelines.requests.work import _settled, admit, pending, process
-from pipelines.spec import ColumnSpec, DatasetSpec, ProtectionSpec, SourceSpec
+from pipelines.spec import (
+    ColumnSpec,
+    DatasetSpec,
+    ProtectionSpec,
+    QuotaSpec,
+    SampleSpec,
+    SourceSpec,
+)
 
 from .conftest import CANARY
 
@@ -125,7 +136,33 @@ def test_few_matching_real_rows_are_said_and_the_model_is_judged(home: Home, ask
     status, frame = answered(home, ask(where=["mdvis >= 12"], rows=200))
     assert (frame["mdvis"] >= 12).all()
     folder = Path(str(status.events[-1].facts["location"]))
+    assert status.likeness_on == ON_MODEL
+    assert "is of the model" in status.message
+    assert (
+        json.loads((folder / "manifest.json").read_text())["reproduce"]["likeness_on"] == ON_MODEL
+    )
     assert "too few to compare with" in (folder / "README.md").read_text()
+
+
+def test_rows_that_are_not_what_was_asked_are_found() -> None:
+    half = np.float32(0.1)
+    frame = pd.DataFrame({"n": [1, 2, 3, 4], "side": list("abab"), "x": [half, half, half, half]})
+    schema = TableSchema.infer(
+        pd.concat([frame] * 50).assign(x=np.arange(200, dtype="float32") / 10)
+    )
+    quota = QuotaSpec(condition="side = a", share=0.5)
+    sample = SampleSpec(rows=4, where=["n >= 1", "x <= 0.1"], quotas=[quota])
+    order = Order(name="asked", sample=sample)
+    require_asked(frame, schema, order)
+    require_asked(frame[["side"]], schema, order)
+    for wrong in (
+        frame.assign(n=[0, 2, 3, 4]),
+        frame.assign(side=list("aaab")),
+        frame.assign(x=np.float32(0.2)),
+        frame.iloc[:3],
+    ):
+        with pytest.raises(UnfulfilledError, match="nothing was published"):
+            require_asked(wrong, schema, order)
 
 
 def test_all_that_does_not_fit_the_data_is_told_at_once(home: Home, ask: Ask) -> None:
@@ -205,6 +242,31 @@ def test_a_multiple_of_the_rows_needs_approval_as_their_number_does(
     assert plan.approval(parse_request(raw), learned_home) == ""
     monkeypatch.setattr(plan, "APPROVE_ROWS", 100_000)
     assert "100,000 rows" in plan.approval(parse_request(raw), learned_home)
+
+
+def test_what_is_large_needs_approval_before_anything_is_read(
+    tmp_path: Path, learned_home: Home, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reason(home: Home, raw: dict[str, Any]) -> str:
+        return plan.approval(parse_request(raw), home)
+
+    unread = ask(source={"dataset": "randhie"}, scale=500.0)
+    del unread["spec"]["rows"]
+    assert "rows are asked for" in reason(Home(tmp_path), unread)
+    unread["spec"]["scale"] = 2.0
+    assert reason(Home(tmp_path), unread) == ""
+    tables = {
+        "parents": {"columns": {"id": {"kind": "id"}}, "primary_key": "id"},
+        "children": {"columns": {"parent": {"kind": "integer", "min": 1, "max": 2}}},
+    }
+    key = {"child": "children.parent", "parent": "parents.id", "per_parent": {1_000: 0.5, 0: 0.5}}
+    many = ask(source={"tables": tables, "keys": [key]}, rows=10_000)
+    assert reason(Home(tmp_path), many) == ""
+    many["spec"]["rows"] = 30_000
+    assert "rows are asked for" in reason(Home(tmp_path), many)
+    monkeypatch.setattr(plan, "APPROVE_CELLS", 5_000)
+    assert "5,000 cells" in reason(learned_home, ask(rows=1_000))
+    assert reason(learned_home, ask(rows=500)) == ""
 
 
 def test_a_running_request_hears_of_its_cancellation(home: Home, ask: Ask) -> None:
