@@ -81,6 +81,7 @@ def image_folders(root: Path, count: int) -> tuple[Path, Path, Path]:
     return folders[0], folders[1], folders[2]
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_is_judged_in_a_pretrained_network_too(home):
     train, holdout, made = image_folders(home, 120)
     network = home / "pixels.pt"

@@ -11,7 +11,14 @@ from pipelines.audit import audit
 from pipelines.home import Home
 from pipelines.spec import parse_spec
 
-COPIER = {"trees": 1, "min_leaf": 1, "subsample": 1.0, "honest": False, "smooth": False}
+COPIER = {
+    "trees": 1,
+    "min_leaf": 1,
+    "subsample": 1.0,
+    "honest": False,
+    "smooth": False,
+    "calibrate": False,
+}
 
 
 @pytest.fixture
@@ -33,6 +40,8 @@ def release(tmp_path):
                 "name": "people",
                 "source": {"kind": "csv", "path": str(tmp_path / "people.csv")},
                 "generator": {"name": "forest", "parameters": parameters},
+                # Of as many rows as learned a copier would show two canaries in three only.
+                "rows": 3_000,
             }
         )
         home = Home(tmp_path / "home")

@@ -34,6 +34,17 @@ TINY: dict[str, dict[str, Any]] = {
     "ctgan": {"epochs": 1},
     "tvae": {"epochs": 1},
     "autoregressive": {"epochs": 1},
+    "image-autoencoder": {"epochs": 2},
+    "image-flow": {"epochs": 2},
+    "image-gan": {"epochs": 2},
+    "image-vae": {"epochs": 2},
+    "pixel-autoregressive": {"epochs": 2, "window": 5, "features": 16, "depth": 1},
+    "rbm": {"epochs": 2, "layers": (16,), "gibbs": 5},
+    "rows-then-images": {
+        "rows": "independent",
+        "images": "image-vae",
+        "images_settings": {"epochs": 2},
+    },
 }
 FAMILIES = [name for name in GENERATORS if GENERATORS[name].persistent]
 TABLES = [name for name in FAMILIES if GENERATORS[name].modality == "table"]

@@ -139,6 +139,7 @@ def test_a_broken_link_shows_in_the_association() -> None:
         assert gaps["ward"].low < 0.1, "there is nothing to lose"
 
 
+@pytest.mark.slow
 def test_from_file_to_one_published_parquet(tmp_path: Path) -> None:
     path, home = write(tmp_path), Home(tmp_path / "home")
     with pytest.raises(ParameterError, match="is learned by rows-then-images"):

@@ -116,6 +116,7 @@ def test_a_holdout_of_twenty_rows_is_an_error(validate):
     one_clear_error(outcome, "holdout data needs at least 50 rows", "has 20")
 
 
+@pytest.mark.slow
 def test_unseen_categories_and_infinities_are_judged(validate):
     synthetic = people(2)
     some = np.arange(N) % 3 == 0
@@ -132,6 +133,7 @@ def test_unseen_categories_and_infinities_are_judged(validate):
             assert gate[number] is None or np.isfinite(gate[number])
 
 
+@pytest.mark.slow
 def test_one_protected_group_is_judged(validate):
     alike = [people(seed).assign(sex="F") for seed in range(3)]
     code, facts, said = validate(alike[2], alike[0], alike[1])
