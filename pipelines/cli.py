@@ -555,7 +555,8 @@ def serve(home: Path, no_approvals: bool, **given: Any) -> None:  # noqa: ANN401
             may ask, cancel and approve: --no-approvals and --read-only narrow that.
     Reach:  this machine alone, unless --host says otherwise; that wants a token of
             yours, and a proxy that speaks HTTPS before it. --allow-host names it.
-    Bounds: bodies of 1 MiB within 10 s, 120 writes and 20 wrong tokens a minute.
+    Bounds: bodies of 1 MiB within 10 s; of an address 120 writes, 600 checks and 20
+            wrong tokens a minute, and 20 watched requests at once.
     REST:   /v1/openapi.json describes it; errors are application/problem+json.
     """  # noqa: D301
     from .web.serve import Options as ServeOptions

@@ -56,6 +56,7 @@ def build_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings
+    app.state.streams = guard.Streams(settings.streams)
     token = Depends(HTTPBearer(auto_error=False, description="See `likeness serve --help`"))
     app.include_router(shelf_api.router, dependencies=[token], responses=_ERRORS)
     app.include_router(requests_api.router, dependencies=[token], responses=_ERRORS)
@@ -78,7 +79,9 @@ def health(request: Request) -> Health:
 def _stand_before(app: FastAPI, settings: Settings) -> None:
     # The one added last is the outermost.
     app.add_middleware(guard.Login, access=settings.access, failures=settings.failures_per_minute)
-    app.add_middleware(guard.Throttle, writes=settings.writes_per_minute)
+    app.add_middleware(
+        guard.Throttle, writes=settings.writes_per_minute, checks=settings.checks_per_minute
+    )
     app.add_middleware(guard.BoundedBody)
     app.add_middleware(guard.KnownHosts, hosts=settings.hosts)
     app.add_middleware(guard.SafeErrors, home=settings.home)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection
 from urllib.parse import urlencode, urlsplit
 
@@ -163,16 +163,20 @@ class Throttle:
 
     Args:
         writes: requests that may change something, a minute.
+        checks: requests that are posted and change nothing, a minute.
     """
 
-    def __init__(self, app: ASGIApp, writes: int) -> None:
-        self._app, self._writes = app, _Window(writes)
+    def __init__(self, app: ASGIApp, writes: int, checks: int) -> None:
+        self._app, self._writes, self._checks = app, _Window(writes), _Window(checks)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is not too much."""
-        writes = scope["type"] == "http" and scope["method"] not in SAFE_METHODS
-        if writes and scope["path"] not in HARMLESS and not self._writes.take(_address(scope)):
-            raise _too_much("requests that change something")
+        if scope["type"] == "http" and scope["method"] not in SAFE_METHODS:
+            harmless = scope["path"] in HARMLESS
+            window = self._checks if harmless else self._writes
+            if not window.take(address_of(scope)):
+                what = "checks" if harmless else "requests that change something"
+                raise _too_much(what)
         await self._app(scope, receive, send)
 
 
@@ -198,14 +202,14 @@ class Login:
         _refuse_foreign_origin(request)
         if self._has_session(request):
             return await self._app(scope, receive, send)
-        if self._failures.full(_address(scope)):
+        if self._failures.full(address_of(scope)):
             raise _too_much("wrong tokens")
         if scope["path"].startswith(OPEN_PATHS) or self._has_token(request):
             return await self._app(scope, receive, self._counting(scope, send))
         if not is_api(scope) and request.method in SAFE_METHODS:
             target = f"/login?{urlencode({'next': _target(scope)})}"
             return await RedirectResponse(target, 303)(scope, receive, send)
-        self._failures.take(_address(scope))
+        self._failures.take(address_of(scope))
         raise ProblemError(
             401,
             "a token must be sent as Authorization: Bearer TOKEN; `likeness serve` says where",
@@ -223,10 +227,42 @@ class Login:
     def _counting(self, scope: Scope, send: Send) -> Send:
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 401:
-                self._failures.take(_address(scope))
+                self._failures.take(address_of(scope))
             await send(message)
 
         return watched
+
+
+class Streams:
+    """How many answers without an end each address holds open at once.
+
+    Args:
+        limit: of one address.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: Counter[str] = Counter()
+
+    def enter(self, address: str) -> None:
+        """Count one more; ``leave`` must follow.
+
+        Raises:
+            ProblemError: there are as many as may be.
+        """
+        if self._open[address] >= self._limit:
+            raise ProblemError(
+                429,
+                f"an address may watch {self._limit} requests at once; close some",
+                headers={"Retry-After": "60"},
+            )
+        self._open[address] += 1
+
+    def leave(self, address: str) -> None:
+        """One has ended."""
+        self._open[address] -= 1
+        if not self._open[address]:
+            del self._open[address]
 
 
 class _Window:
@@ -270,7 +306,8 @@ def _too_much(what: str) -> ProblemError:
     )
 
 
-def _address(scope: Scope) -> str:
+def address_of(scope: Scope) -> str:
+    """Where a request comes from."""
     return str((scope.get("client") or ("",))[0])
 
 

@@ -14,10 +14,12 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from ..requests.inbox import STATES, Event, Inbox, InboxError, Status
 from ..requests.model import RequestError, json_schema, parse_request
 from . import shelf
+from .guard import address_of
 from .problems import FieldProblem, Problem, ProblemError
 from .settings import settings_of
 from .shelf_api import RowsOut
@@ -321,8 +323,20 @@ async def watch(
         events = await run_in_threadpool(desk.events, identity)
         return JSONResponse({"events": [told(event) for event in events]})
     poll = settings_of(request).poll_seconds
+    request.app.state.streams.enter(address_of(request.scope))
     stream = _stream(desk, identity, last_event_id, poll)
-    return StreamingResponse(stream, media_type="text/event-stream")
+    return _Watched(stream, media_type="text/event-stream")
+
+
+class _Watched(StreamingResponse):
+    """A stream that is counted until it ends, however it does."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            scope["app"].state.streams.leave(address_of(scope))
 
 
 def existing(desk: Inbox, identity: str) -> Status:

@@ -78,6 +78,8 @@ def serve(home: Home, options: Options, say: Callable[[str], None]) -> None:
         hosts=(*options.hosts, options.host.lower()),
         read_only=options.read_only,
         approvals=options.approvals,
+        # Without a proxy the header that names a client is a client's own word for it.
+        proxied=bool(options.hosts) or not is_loopback(options.host),
     )
     listener = bound(options.host, options.port)
     with listener:
@@ -133,6 +135,7 @@ def configured(settings: Settings) -> uvicorn.Config:
         log_level="critical",
         access_log=False,
         server_header=False,
+        proxy_headers=settings.proxied,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         limit_concurrency=_CONNECTIONS,

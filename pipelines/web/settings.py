@@ -23,7 +23,10 @@ class Settings:
         read_only: show, but take no requests.
         approvals: whether requests that need approval can get it here.
         writes_per_minute: of an address, requests that may change something.
+        checks_per_minute: of an address, what is posted and changes nothing.
         failures_per_minute: of an address, wrong tokens.
+        streams: of an address, requests that it watches at once.
+        proxied: believe a proxy on this machine whose requests it passes on.
         poll_seconds: how often the inbox is looked at for somebody who watches a request.
     """
 
@@ -33,7 +36,10 @@ class Settings:
     read_only: bool = False
     approvals: bool = True
     writes_per_minute: int = 120
+    checks_per_minute: int = 600
     failures_per_minute: int = 20
+    streams: int = 20
+    proxied: bool = False
     poll_seconds: float = 0.5
 
 

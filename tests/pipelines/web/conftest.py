@@ -159,7 +159,8 @@ def make_site(lake_home: Home) -> Callable[..., Any]:
     """A factory of servers over the published lake; their inbox is their own where one is named."""
 
     def make(**changes: Any) -> Any:
-        settings = Settings(lake_home, Access(TOKEN), writes_per_minute=100_000, poll_seconds=0.05)
+        many: dict[str, Any] = {"writes_per_minute": 100_000, "checks_per_minute": 100_000}
+        settings = Settings(lake_home, Access(TOKEN), poll_seconds=0.05, **many)
         return serving(replace(settings, **changes))
 
     return make

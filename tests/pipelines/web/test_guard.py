@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import socket
@@ -96,6 +97,42 @@ def test_writes_are_bounded_and_questions_are_not(
         assert tried == [202] * 3 + [429] * 2
         assert site.ask("POST", "/v1/requests/check", REQUEST).status == 200
         assert site.get("/v1/datasets").status == 200
+
+
+def test_checks_have_a_window_of_their_own_that_no_header_widens(
+    make_site: Callable[..., Any],
+) -> None:
+    def checks(site: Site) -> list[int]:
+        return [
+            site.ask("POST", "/v1/requests/check", REQUEST, X_Forwarded_For=f"10.0.0.{n}").status
+            for n in range(4)
+        ]
+
+    with make_site(checks_per_minute=3) as site:
+        assert checks(site) == [200] * 3 + [429]
+    with make_site(checks_per_minute=3, proxied=True) as site:
+        assert checks(site) == [200] * 4
+
+
+def test_an_address_watches_only_so_many_requests_at_once(
+    make_site: Callable[..., Any], tmp_path: Path
+) -> None:
+    with make_site(streams=2, home=Home(tmp_path)) as site:
+        identity = site.ask("POST", "/v1/requests", REQUEST).json()["id"]
+        path = f"/v1/requests/{identity}/events"
+        headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
+        held = [http.client.HTTPConnection("127.0.0.1", site.port, timeout=20) for _ in range(2)]
+        for connection in held:
+            connection.request("GET", path, headers=headers)
+            assert connection.getresponse().status == 200
+        assert site.get(path, Accept="text/event-stream").status == 429
+        assert site.get(path).status == 200
+        ended = site.ask("POST", f"/v1/requests/{identity}/cancel", {"reason": "done"})
+        assert ended.status == 200
+        for connection in held:
+            connection.close()
+        while site.get(path, Accept="text/event-stream").status == 429:
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
