@@ -15,6 +15,7 @@ import pytest
 
 from generators.base import Progress
 from generators.schema import TableSchema
+from pipelines import steps
 from pipelines.home import Home
 from pipelines.matching import ON_MODEL, UnfulfilledError, require_asked
 from pipelines.order import CASE, Order
@@ -163,6 +164,20 @@ def test_rows_that_are_not_what_was_asked_are_found() -> None:
     ):
         with pytest.raises(UnfulfilledError, match="nothing was published"):
             require_asked(wrong, schema, order)
+
+
+def test_a_preview_of_copied_rows_is_not_shown(learned_home: Home, ask: Ask) -> None:
+    asked = parse_request(ask(columns={"exclude": ["disea"]}))
+    base = plan.find_base(learned_home, asked)
+    assert base.real is not None
+    release = plan.plan(learned_home, asked, base, base.real).release
+    shown = steps.previewed(release, 50)
+    assert shown is not None
+    train = base.real.train()
+    assert isinstance(train, pd.DataFrame)
+    single = train[list(shown.columns)].drop_duplicates(keep=False)
+    assert steps._copies(release, single.head(50))
+    assert not steps._copies(release, shown)
 
 
 def test_all_that_does_not_fit_the_data_is_told_at_once(home: Home, ask: Ask) -> None:
