@@ -301,3 +301,19 @@ def test_a_server_may_only_show(make_site: Callable[..., Any]) -> None:
         assert site.get("/requests/new", Accept="text/html").status == 403
         assert "/requests/new" not in site.get("/datasets").text
         assert site.get("/v1/datasets").status == 200
+
+
+def test_a_request_that_cannot_be_read_any_more_is_shown(
+    make_site: Callable[..., Any], tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    with make_site(home=home) as site:
+        identity = site.ask("POST", "/v1/requests", REQUEST).json()["id"]
+        (home.requests / identity / "request.yaml").write_text("apiVersion: likeness/v0\n")
+        cookie = signed_in(site)
+        for path in ("/requests", f"/requests/{identity}"):
+            assert site.get(path, token=None, Cookie=cookie).status == 200
+        assert [one["id"] for one in site.get("/v1/requests").json()["requests"]] == [identity]
+        told = site.get(f"/v1/requests/{identity}").json()
+        assert "cannot read" in told["message"]
+        assert told["request"] == {}
