@@ -173,6 +173,7 @@ def _field(pointer: str) -> str:
 
 
 def _status(told: dict[str, Any]) -> Status:
+    judged = [event["facts"].get("likeness_on", "") for event in told["events"]]
     return Status(
         id=told["id"],
         name=told["name"],
@@ -183,4 +184,5 @@ def _status(told: dict[str, Any]) -> Status:
         problems=tuple(Problem(**problem) for problem in told["problems"]),
         progress=told["progress"],
         message=told["message"],
+        likeness_on=next(filter(None, judged), ""),
     )
