@@ -52,19 +52,32 @@ def template(name: str) -> jinja2.Template:
 
 
 def strip(manifest: Manifest) -> list[dict[str, Any]]:
-    """The verdict in one line: for each dimension, gates that hold, do not, are open, and all."""
-    verdict = manifest.verdict
-    return [
-        {
-            "dimension": dimension,
-            "passed": sum(gate.holds for gate in verdict.of(dimension)),
-            "warned": sum(gate.applies and not gate.holds for gate in verdict.of(dimension)),
-            "open": sum(gate.open for gate in verdict.of(dimension)),
-            "total": sum(gate.applies for gate in verdict.of(dimension)),
-            "gates": verdict.of(dimension),
-        }
-        for dimension in verdict.dimensions
-    ]
+    """The verdict in one line: for each dimension, gates that hold, do not, are open, and all.
+
+    ``state`` and ``sign`` are ``warn`` and ``!`` where a gate does not hold, ``unsure`` and ``?``
+    where the rows were too few for every gate, else ``good`` and ``✓``.
+    """
+    return [_part(dimension, manifest) for dimension in manifest.verdict.dimensions]
+
+
+def _part(dimension: str, manifest: Manifest) -> dict[str, Any]:
+    gates = manifest.verdict.of(dimension)
+    applied = [gate for gate in gates if gate.applies]
+    warned = sum(not gate.holds for gate in applied)
+    undecided = sum(gate.open for gate in gates)
+    state, sign = ("warn", "!") if warned else ("good", "✓")
+    if not warned and applied and undecided == len(applied):
+        state, sign = "unsure", "?"
+    return {
+        "dimension": dimension,
+        "passed": sum(gate.holds for gate in gates),
+        "warned": warned,
+        "open": undecided,
+        "total": len(applied),
+        "gates": gates,
+        "state": state,
+        "sign": sign,
+    }
 
 
 def mark(gate: Gate) -> str:
