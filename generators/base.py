@@ -620,13 +620,17 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         self._kind = kind
         self._paths = dict(paths)
 
-    def __getitem__(self, name: str) -> type[T]:
+    def require(self, name: str) -> None:
+        """Raise ParameterError where ``name`` is unknown; nothing is imported."""
         if name not in self._paths:
             near = difflib.get_close_matches(name, self._paths, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ParameterError(
                 f"the {self._kind} must be one of {', '.join(self._paths)}; got {name!r}{hint}"
             )
+
+    def __getitem__(self, name: str) -> type[T]:
+        self.require(name)
         module, _, attribute = self._paths[name].partition(":")
         loaded: type[T] = getattr(importlib.import_module(module), attribute)
         return loaded

@@ -138,11 +138,9 @@ def _columns(raw: dict[str, Any], options: Options) -> dict[str, Any]:
 def _generator(raw: dict[str, Any], options: Options) -> dict[str, Any]:
     settings = settings_of(options.settings)
     name = options.generator or raw.get("name", "auto")
-    if name != "auto" and name not in GENERATORS:
+    if name != "auto":
         # Said before a large table is read, not after.
-        raise ParameterError(
-            f"the generator must be auto or one of {', '.join(GENERATORS)}, got {name!r}"
-        )
+        GENERATORS.require(name)
     # Another family does not take the declared family's parameters.
     declared = raw.get("parameters", {}) if name == raw.get("name", "auto") else {}
     return {"name": name, "parameters": {**declared, **settings}}

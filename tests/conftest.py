@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,11 @@ ROWS = 400
 # Tests choose their own homes: a developer's must neither be written to nor change a result.
 for name in ("LIKENESS_HOME", "DAGSTER_HOME"):
     os.environ.pop(name, None)
+
+# Where the tests run in the background of a shell, SIGINT is ignored, and so it would be by every
+# program that they start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_toy_table(rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
