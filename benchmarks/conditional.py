@@ -14,23 +14,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tabular import RESULTS, Table, _commit, _cpu, _public_arguments, read_table, told_apart
+from tabular import RESULTS, Table, circumstances, public_arguments, read_table, told_apart
 
 from generators import GENERATORS
 from generators.base import Conditional
 from generators.conditions import Conditions
 
-VERSIONS = ("numpy", "pandas", "scikit-learn")
 SHOWN = ("support", "seconds", "filtering s", "twice", "TVD", "filtered TVD", "C2ST")
 _BINS = 20
 
@@ -103,11 +99,8 @@ def distance(table: Table, one: pd.DataFrame, other: pd.DataFrame, names: list[s
 def write(options: argparse.Namespace, rows: dict[str, dict[str, float]]) -> Path:
     """The result with all that is needed to repeat it."""
     result = {
-        "command": shlex.join(["python", "benchmarks/conditional.py", *_public_arguments()]),
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _commit(),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in VERSIONS}},
+        "command": shlex.join(["python", "benchmarks/conditional.py", *public_arguments()]),
+        **circumstances(),
         "generator": options.generator,
         "rows": options.rows,
         "figures": rows,

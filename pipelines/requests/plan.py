@@ -302,9 +302,11 @@ def _changed(spec: DatasetSpec, asked: RequestSpec) -> DatasetSpec:
         # Another family does not take the declared family's parameters.
         kept = own.parameters if name == own.name else {}
         raw["generator"] = {"name": name, "parameters": {**kept, **family.parameters}}
-        if name != "auto" and name not in GENERATORS:
-            said = f"must be auto or one of {', '.join(GENERATORS)}"
-            raise RequestError((Problem("spec.generator.use", said),))
+        if name != "auto":
+            try:
+                GENERATORS.require(name)
+            except ParameterError as error:
+                raise RequestError((Problem("spec.generator.use", str(error)),)) from None
     if asked.privacy.level is not None:
         raw["contract"] = asked.privacy.level
     if asked.privacy.k is not None:
