@@ -39,7 +39,7 @@ from generators.schema import TableSchema
 from generators.tabular.independent import learnable
 from generators.tabular.neural import check_positive
 from generators.tabular.ordering import column_order, mutual_information
-from generators.tabular.particles import systematic
+from generators.tabular.resampling import systematic
 from generators.tabular.tokens import TwoLevelTokens
 from generators.tabular.verbatim import CopyGuard, contains, copy_profile, row_hashes, snapped
 from generators.training import (

@@ -21,7 +21,7 @@ from generators.encoding import EncodedTable
 from generators.tabular.cell_model import CellModel, chunks
 from generators.tabular.cells import draw_each
 from generators.tabular.ordering import mutual_information, scales
-from generators.tabular.particles import systematic
+from generators.tabular.resampling import systematic
 
 _TERMS = 24
 _HALVINGS = 40

@@ -47,7 +47,7 @@ from ..training import (
 )
 from .latent import AllowedTokens, Outputs, corrected, log_likelihood, restricted
 from .modes import Spans, TableTokens
-from .particles import systematic
+from .resampling import systematic
 
 _MICRO_BATCH = 1024
 """Rows per forward pass of a sample. Part of the format: a change changes all samples."""

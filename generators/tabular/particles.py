@@ -23,6 +23,7 @@ from generators.conditions import Cells
 from generators.encoding import EncodedTable
 from generators.tabular.leaves import Support, draw_cells
 from generators.tabular.ordering import Predictors, Scale
+from generators.tabular.resampling import systematic
 from generators.tabular.restricted import LeafLikelihood, RestrictedLeaves, without_missing
 from generators.tabular.trees import Trees
 
@@ -233,19 +234,6 @@ def effective_size(weights: np.ndarray) -> float:
     """How many equally weighted rows these are worth (Kish 1965); 0 where all weights are 0."""
     total = float(weights.sum())
     return total**2 / float((weights**2).sum()) if total > 0 else 0.0
-
-
-def systematic(weights: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """``size`` ascending positions, each as often as its weight says, rounded down or up.
-
-    So a row is not repeated unless its weight is above that of an average row of the result
-    (Kitagawa 1996, "Monte Carlo filter and smoother", systematic resampling).
-    """
-    cumulative = np.cumsum(weights)
-    points = (np.arange(size) + rng.random()) / size * cumulative[-1]
-    points = np.minimum(points, np.nextafter(cumulative[-1], 0))
-    chosen: np.ndarray = np.searchsorted(cumulative, points, side="right")
-    return chosen
 
 
 def complete(

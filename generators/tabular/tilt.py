@@ -20,7 +20,7 @@ from scipy.special import expit
 
 from generators.encoding import EncodedTable, TableCodec
 from generators.tabular.cells import CellTable
-from generators.tabular.particles import systematic
+from generators.tabular.resampling import systematic
 
 POOL = 3
 """Rows of the model for each row that is kept; no row counts for more than this."""

@@ -12,7 +12,8 @@ from generators.base import NoSupport
 from generators.conditions import Conditions
 from generators.schema import to_numbers
 from generators.tabular.forest import Forest
-from generators.tabular.particles import effective_size, systematic
+from generators.tabular.particles import effective_size
+from generators.tabular.resampling import systematic
 
 
 def dependent(rows: int = 4000) -> pd.DataFrame:
