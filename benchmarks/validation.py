@@ -7,7 +7,8 @@
 ``speed`` times the whole suite on Adult, all pairs of a made-up table of a million rows, and the
 same by SDMetrics in the same process. ``null`` judges fresh real rows as if
 they were synthetic, over random splits of two tables that ship with statsmodels: no gate may fail
-more often than its interval says; it goes on from the splits that are there. ``detection`` plants
+more often than its interval says; it goes on from the splits that are there, and ``--again
+fidelity`` measures that part of all of them anew. ``detection`` plants
 the defects of ``tests/validators`` and asks our gates and SDMetrics which they see. Results go to
 ``benchmarks/results/validation-*.json`` and ``.md``.
 """
@@ -20,7 +21,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="Rows of the made-up table.")
     parser.add_argument("--splits", type=int, default=100)
     parser.add_argument("--tables", default="randhie,fair", help="For null.")
+    parser.add_argument(
+        "--again", default="", help="For null: parts to measure anew, e.g. utility."
+    )
     options = parser.parse_args()
     sections: dict[str, Callable[[argparse.Namespace], tuple[dict[str, Any], str]]] = {
         "speed": speed,
@@ -92,13 +96,15 @@ def write(section: str, figures: dict[str, Any], text: str) -> None:
     path.with_suffix(".md").write_text(text)
 
 
-def measured(comparison: Comparison) -> tuple[Scorecard, dict[str, float]]:
-    """The scores of the whole suite, and its processor seconds by part."""
+def measured(
+    comparison: Comparison, parts: Sequence[str] = SUITE
+) -> tuple[Scorecard, dict[str, float]]:
+    """The scores of the suite, and its processor seconds by part."""
     seconds, scores = {}, []
     started = time.process_time()
     comparison.table, comparison.coarse  # noqa: B018 - encoded once for all
     seconds["encode"] = time.process_time() - started
-    for name in SUITE:
+    for name in parts:
         started = time.process_time()
         scores.extend(VALIDATORS[name]()(comparison))
         seconds[name] = time.process_time() - started
@@ -209,13 +215,18 @@ def sdmetrics_pairs(comparison: Comparison) -> dict[str, float]:
 
 def null(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """How often gates fail, and intervals miss the truth, for fresh real rows."""
+    again = [part for part in options.again.split(",") if part]
     for name in options.tables.split(","):
         path = tabular.RESULTS / f"validation-null-{name}.json"
         splits = json.loads(path.read_text())["figures"]["splits"] if path.is_file() else []
+        for number, split in enumerate(splits if again else []):
+            _put(split, _split(name, number, again))
+            print(name, number, *again, flush=True)
         for number in range(len(splits), options.splits):
             splits.append(_split(name, number))
             write(f"null-{name}", _summary(splits), null_text({name: _summary(splits)}))
             print(name, number, splits[-1]["seconds"], splits[-1]["failed"], flush=True)
+        write(f"null-{name}", _summary(splits), null_text({name: _summary(splits)}))
     found = {
         name: json.loads(path.read_text())["figures"]
         for name in TABLES
@@ -226,19 +237,18 @@ def null(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     }, (null_text(found))
 
 
-def _split(name: str, number: int) -> dict[str, Any]:
+def _split(name: str, number: int, parts: Sequence[str] = SUITE) -> dict[str, Any]:
+    """What these parts of the suite, and their gates, say of one split."""
     table, settings = TABLES[name]()
     mixed = table.sample(frac=1, random_state=number).reset_index(drop=True)
     n = min(len(mixed) // 3, 1_000)
-    parts = [mixed[at * n : (at + 1) * n].reset_index(drop=True) for at in range(3)]
+    thirds = [mixed[at * n : (at + 1) * n].reset_index(drop=True) for at in range(3)]
     schema = TableSchema.infer(table, **settings)
-    card, seconds = measured(Comparison(parts[2], parts[0], parts[1], schema, number))
-    answers = CONTRACT.answers(card)
-    beyond = {
-        score.metric: _beyond(score)
-        for score in card
-        if score.subject == "all" and score.value is not None and score.low != score.high
-    }
+    card, seconds = measured(Comparison(thirds[2], thirds[0], thirds[1], schema, number), parts)
+    known = {score.metric for score in card}
+    asked = [gate.answer(card) for gate in CONTRACT.gates if gate.metric in known]
+    answers = CONTRACT.withheld(tuple(asked))
+    numbers = [score for score in card if score.subject == "all" and score.value is not None]
     return {
         "n": n,
         "seconds": round(sum(seconds.values()), 2),
@@ -246,8 +256,19 @@ def _split(name: str, number: int) -> dict[str, Any]:
         "open": [a.gate for a in answers if a.inconclusive],
         "asked": [a.gate for a in answers if not a.not_applicable],
         "blocked": [a.gate for a in answers if a.blocks],
-        "beyond": beyond,
+        "beyond": {s.metric: _beyond(s) for s in numbers if s.low != s.high},
+        "scores": {s.metric: [s.value, s.low, s.high] for s in numbers},
+        "commit": dict.fromkeys(parts, tabular.circumstances()["commit"]),
     }
+
+
+def _put(split: dict[str, Any], part: dict[str, Any]) -> None:
+    """Replace in a split what some of its parts, measured anew, say now."""
+    for key in ("failed", "open", "asked", "blocked"):
+        kept = [gate for gate in split[key] if gate not in part["asked"]]
+        split[key] = [*kept, *part[key]]
+    for key in ("beyond", "scores", "commit"):
+        split[key] = {**split.get(key, {}), **part[key]}
 
 
 def _beyond(score: Score) -> bool:
