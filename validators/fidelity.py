@@ -29,6 +29,7 @@ from .statistics import (
     normal_quantile,
     signed_root,
     tvd,
+    upper_quantile,
 )
 
 PAIR_METRICS = (
@@ -43,11 +44,14 @@ METRICS = ("marginal_tvd_mean", "marginal_tvd_worst", *PAIR_METRICS)
 # of a count.
 _ROW_NOISE = 20_000
 _BLOCKS = 400
+# The largest of so many draws is beyond what equal tables show in 97.5 % of all cases.
+_LEAST_DRAWS = 39
 # Shares of a real sample whose distances the synthetic one is compared with.
 _FRACTIONS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0)
 _FRACTION_PAIRS = 60
 # One-sided 5 % and power 80 %: how many standard errors an effect needs to be found.
 _POWER = 2.487
+_LEAST_ERROR = 1e-3
 
 
 @dataclass(kw_only=True)
@@ -118,7 +122,7 @@ class Fidelity:
         if not pairs:
             reason = "not applicable: a pair needs two columns, the table has one"
             return [skipped(metric, "fidelity", reason) for metric in PAIR_METRICS]
-        noise = noise.first(max(12, self.pair_work // len(pairs)))
+        noise = noise.first(max(_LEAST_DRAWS, self.pair_work // len(pairs)))
         measured = [
             _pair_distance(subject, cells, shape, noise)
             for (subject, cells), shape in zip(
@@ -127,8 +131,10 @@ class Fidelity:
         ]
         distances = [distance for distance, _ in measured]
         shown = sorted(distances, key=lambda distance: -distance.root)[: self.pairs_shown]
-        ends = np.array([distance.interval(0.95) for distance in distances])
-        low, high = np.quantile(ends, 0.95, axis=0)
+        # "At least so many pairs lie beyond this" is proven by intervals that hold together only:
+        # of many pairs one in forty leaves its own on either side.
+        quantile = max_statistic_quantile(np.array([distance.draws for distance in distances]))
+        low, high = np.quantile([distance.ends(quantile) for distance in distances], 0.95, axis=0)
         value = float(np.quantile([max(0.0, distance.root) for distance in distances], 0.95))
         summary = Score(
             metric="pair_tvd_p95",
@@ -197,7 +203,7 @@ class Noise:
     blocks as between rows, so the spread is the same, and the cost is one count.
 
     Attributes:
-        split: ±1, float32 (2 G, B): random halves of the real blocks, train first.
+        split: ±1, float32 (2 G, B): random halves of the blocks of two tables together.
         synthetic, holdout: float32 (G, B): how often a bootstrap sample draws each block.
         block: int32 (n,): the block of each row of a table; G = n blocks of one row are rows.
     """
@@ -240,6 +246,19 @@ class Noise:
         """Cells (n,) and blocks as one number each, where rows come in blocks."""
         return cells if self.blocks == len(cells) else cells * np.int64(self.blocks) + self.block
 
+    def apart(
+        self, one: sparse.csr_array | np.ndarray, other: sparse.csr_array | np.ndarray
+    ) -> np.ndarray:
+        """Differences, (size, B), of the counts of random halves of two tables' rows together.
+
+        Args:
+            one: ``counts`` of a table.
+            other: those of another table.
+        """
+        half = len(self.split) // 2
+        difference: np.ndarray = one @ self.split[:half] + other @ self.split[half:]
+        return difference
+
     def counts(self, placed: np.ndarray, size: int) -> sparse.csr_array | np.ndarray:
         """How many rows of each block lie in each cell, (size, G); ``@`` weights gives counts."""
         if self.blocks == len(placed):
@@ -271,6 +290,8 @@ class Distance:
         error: its standard error.
         draws: distances of bootstrap samples, shape (B,): of use is their spread, for they have
             the noise twice.
+        chance: distances of random halves of the synthetic and the holdout rows together, (B,):
+            what this distance would be if the two were samples of one source.
         reference: debiased distance of train and holdout, signed as ``root`` is.
         n: rows of each table.
     """
@@ -280,6 +301,7 @@ class Distance:
     null: float
     error: float
     draws: np.ndarray
+    chance: np.ndarray
     reference: float
     n: int
 
@@ -298,6 +320,11 @@ class Distance:
         """Signed roots of bootstrap draws around the distance, shape (B,)."""
         shifted = np.maximum(0.0, self.raw + self.draws - self.draws.mean())
         return signed_root(shifted**2 - self.null**2)
+
+    @property
+    def chance_roots(self) -> np.ndarray:
+        """``root`` of each of the random halves, shape (B,)."""
+        return signed_root(self.chance**2 - self.null**2)
 
     def interval(self, level: float) -> tuple[float, float]:
         """Ends of the interval of the debiased distance, within 0 and 1."""
@@ -336,30 +363,50 @@ class Distance:
 class Drift:
     """How much stronger an association is in the synthetic than in the holdout rows.
 
+    Cramér's V is a root cut at zero. Where an association is weak, or hangs on a few rows in rare
+    cells, a bootstrap of it shows less spread than new samples have (D. W. K. Andrews (2000),
+    Econometrica 68, 399-405), and where it is strong, random halves of the pooled rows say nothing
+    of its error. So an interval reaches as far as the wider of the two; it leaves zero out only
+    where a permutation test rejects, and that test is exact at every n.
+
     Attributes:
         value: difference of the bias-corrected Cramér's V.
         reference: the same of train and holdout.
         draws: of bootstrap samples, shape (B,); of use is their spread.
+        chance: of random halves of the synthetic and the holdout rows together, shape (B,).
     """
 
     subject: str
     value: float
     reference: float
     draws: np.ndarray
+    chance: np.ndarray
 
     @property
-    def error(self) -> float:
-        """Standard error; never zero, since n equal rows prove little."""
-        return max(float(self.draws.std(ddof=1)), 1e-3)
+    def errors(self) -> tuple[float, float]:
+        """Standard errors by bootstrap and by halves; never zero: n equal rows prove little."""
+        by_bootstrap, by_halves = self.draws.std(ddof=1), self.chance.std(ddof=1)
+        return max(float(by_bootstrap), _LEAST_ERROR), max(float(by_halves), _LEAST_ERROR)
+
+    def half(self, quantiles: tuple[float, float]) -> float:
+        """Half the width of an interval of so many standard errors of either kind."""
+        return max(quantile * error for quantile, error in zip(quantiles, self.errors, strict=True))
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Counts of one column or pair: of the three tables (size,), of bootstrap samples (size, B)."""
+    """Counts of one column or pair.
+
+    Attributes:
+        tables: of train, holdout and synthetic rows, each (size,).
+        synthetic, holdout: of bootstrap samples, (size, B).
+        halves: of random halves of the synthetic and holdout rows together, each (size, B).
+    """
 
     tables: tuple[np.ndarray, np.ndarray, np.ndarray]
     synthetic: np.ndarray
     holdout: np.ndarray
+    halves: tuple[np.ndarray, np.ndarray]
 
 
 def _pair_distance(
@@ -368,10 +415,12 @@ def _pair_distance(
     """The distance of a pair with joint cells of this shape, and the drift of its association."""
     distance, drawn = _measured(subject, cells, noise)
     train, holdout, synthetic = (cramers_v(counts.reshape(shape)) for counts in drawn.tables)
-    draws = cramers_v(drawn.synthetic.reshape(*shape, -1))
-    draws = draws - cramers_v(drawn.holdout.reshape(*shape, -1))
-    real = float(train - holdout)
-    return distance, Drift(subject, float(synthetic - holdout), real, draws)
+    draws, chance = (
+        cramers_v(one.reshape(*shape, -1)) - cramers_v(other.reshape(*shape, -1))
+        for one, other in ((drawn.synthetic, drawn.holdout), drawn.halves)
+    )
+    drift = Drift(subject, float(synthetic - holdout), float(train - holdout), draws, chance)
+    return distance, drift
 
 
 def _measured(subject: str, cells: _Cells, noise: Noise) -> tuple[Distance, _Drawn]:
@@ -380,10 +429,14 @@ def _measured(subject: str, cells: _Cells, noise: Noise) -> tuple[Distance, _Dra
         noise.counts(codes, cells.size) for codes in (cells.train, cells.holdout, cells.synthetic)
     )
     real, other, made = (counts.sum(axis=1) for counts in (train, holdout, synthetic))
-    half = len(noise.split) // 2
-    split = train @ noise.split[:half] + holdout @ noise.split[half:]
-    expected = float((0.5 * np.abs(split).sum(axis=0) / n).mean())
-    drawn = _Drawn((real, other, made), synthetic @ noise.synthetic, holdout @ noise.holdout)
+    expected = float((0.5 * np.abs(noise.apart(train, holdout)).sum(axis=0) / n).mean())
+    apart, both = noise.apart(synthetic, holdout), (made + other)[:, None]
+    drawn = _Drawn(
+        (real, other, made),
+        synthetic @ noise.synthetic,
+        holdout @ noise.holdout,
+        ((both + apart) / 2, (both - apart) / 2),
+    )
     bootstrap = 0.5 * np.abs(drawn.synthetic - drawn.holdout).sum(axis=0) / n
     between = (0.5 * float(np.abs(real - other).sum()) / n) ** 2
     distance = Distance(
@@ -392,6 +445,7 @@ def _measured(subject: str, cells: _Cells, noise: Noise) -> tuple[Distance, _Dra
         null=expected,
         error=float(bootstrap.std(ddof=1)),
         draws=bootstrap,
+        chance=0.5 * np.abs(apart).sum(axis=0) / n,
         reference=float(signed_root(between - expected**2)),
         n=n,
     )
@@ -420,13 +474,12 @@ def real_distances(
 
     Equally many rows of both; the distances of the splits have shape (B,).
     """
-    half, found = len(noise.split) // 2, []
+    found = []
     for position, size in enumerate(table.sizes):
         one = noise.counts(noise.placed(table.train.codes[train, position]), int(size))
         other = noise.counts(noise.placed(table.holdout.codes[holdout, position]), int(size))
         raw = 0.5 * float(np.abs(one.sum(axis=1) - other.sum(axis=1)).sum()) / len(train)
-        split = one @ noise.split[:half] + other @ noise.split[half:]
-        found.append((raw, 0.5 * np.abs(split).sum(axis=0) / len(train)))
+        found.append((raw, 0.5 * np.abs(noise.apart(one, other)).sum(axis=0) / len(train)))
     return found
 
 
@@ -471,16 +524,22 @@ def split_test(measured: list[tuple[float, np.ndarray]], n: int, significance: f
 
 
 def mean_distance(metric: str, distances: list[Distance], n: int, level: float = 0.95) -> Score:
-    """The mean of signed roots: noise of columns without a difference cancels out."""
+    """The mean of signed roots: noise of columns without a difference cancels out.
+
+    Roots are steep at zero, so a bootstrap of them is too narrow where nothing is wrong (see
+    ``Drift``): the low end leaves zero out only where the exact permutation test rejects, too.
+    """
     value = float(np.mean([distance.root for distance in distances]))
     draws = np.mean([distance.replicates for distance in distances], axis=0)
     half = normal_quantile(level) * float(draws.std(ddof=1))
+    halves = np.mean([distance.chance_roots for distance in distances], axis=0)
+    chance = upper_quantile(halves, 0.5 + level / 2)
     certain = clopper_pearson(0, n, level).high
     return Score(
         metric=metric,
         dimension="fidelity",
         value=max(0.0, value),
-        low=max(0.0, min(value - half, 1 - certain)),
+        low=max(0.0, min(value - max(half, chance), 1 - certain)),
         high=min(1.0, max(value + half, certain)),
         reference=max(0.0, float(np.mean([distance.reference for distance in distances]))),
         n=n,
@@ -491,20 +550,26 @@ def mean_distance(metric: str, distances: list[Distance], n: int, level: float =
 def _associations(drifts: list[Drift], n: int, shown: int) -> list[Score]:
     """The pairs whose association drifts most, and the worst of each sign.
 
-    One quantile of the largest deviation serves all pairs, see ``max_statistic_quantile``.
+    One quantile of the largest deviation serves all pairs, see ``max_statistic_quantile``; there
+    is one of the bootstrap and one of random halves, see ``Drift``.
     """
-    quantile = max_statistic_quantile(np.array([drift.draws for drift in drifts]))
-    scores = []
-    for drift in sorted(drifts, key=lambda one: -abs(one.value))[:shown]:
-        half = normal_quantile() * drift.error
-        scores.append(_drift_score("association_drift", drift, half, drift.subject, n))
+    quantiles = (
+        max_statistic_quantile(np.array([drift.draws for drift in drifts])),
+        max_statistic_quantile(np.array([drift.chance for drift in drifts])),
+    )
+    alone = normal_quantile(), normal_quantile()
+    most = sorted(drifts, key=lambda drift: -abs(drift.value))[:shown]
+    scores = [
+        _drift_score("association_drift", drift, drift.half(alone), drift.subject, n)
+        for drift in most
+    ]
+    halves = np.array([drift.half(quantiles) for drift in drifts])
     for metric, sign in (("association_invented", 1.0), ("association_lost", -1.0)):
         values = np.array([sign * drift.value for drift in drifts])
-        halves = quantile * np.array([drift.error for drift in drifts])
-        worst = drifts[int(values.argmax())]
+        at = int(values.argmax())
         scores.append(
             replace(
-                _drift_score(metric, worst, quantile * worst.error, "all", n),
+                _drift_score(metric, drifts[at], float(halves[at]), "all", n),
                 value=float(values.max()),
                 low=float((values - halves).max()),
                 high=float((values + halves).max()),
@@ -525,7 +590,7 @@ def _drift_score(metric: str, drift: Drift, half: float, subject: str, n: int) -
         reference=drift.reference,
         unit="cramers v",
         n=n,
-        minimum_detectable=_POWER * drift.error,
+        minimum_detectable=_POWER * max(drift.errors),
     )
 
 

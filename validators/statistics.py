@@ -6,6 +6,7 @@ two-sided and hold 95 % unless ``level`` says otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -301,7 +302,20 @@ def max_statistic_quantile(draws: np.ndarray, level: float = 0.95) -> float:
     if not moving.any():
         return normal_quantile(level)
     largest = np.abs(centred[moving] / errors[moving, None]).max(axis=0)
-    return float(np.quantile(largest, level))
+    return upper_quantile(largest, level)
+
+
+def upper_quantile(draws: np.ndarray, probability: float) -> float:
+    """The draw that one more of the same kind exceeds with probability 1 - ``probability`` at most.
+
+    A quantile between the draws would be exceeded more often. The largest draw where there are
+    too few: B of them reach probability B / (B + 1).
+
+    Source: B. Phipson, G. K. Smyth (2010), Statistical Applications in Genetics and Molecular
+    Biology 9, article 39.
+    """
+    rank = min(len(draws), math.ceil((len(draws) + 1) * probability))
+    return float(np.sort(draws)[rank - 1])
 
 
 def cramers_v(counts: np.ndarray) -> np.ndarray:

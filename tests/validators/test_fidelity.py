@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.datasets import randhie
 
 from generators.base import SchemaError
 from generators.schema import TableSchema
@@ -231,6 +232,36 @@ def test_equal_associations_are_rarely_accused(people):
             if s.metric.startswith("association_") and s.subject == "all"
         )
     assert alarms <= 3
+
+
+def test_intervals_of_associations_hold_where_cells_are_rare():
+    """Nominal 2.5 % of either sign. randhie has counts with long tails and rare flags: a bootstrap
+    alone accuses one fresh sample in seven."""
+    table = randhie.load_pandas().data
+    person = table.drop(columns="mdvis")
+    table = table[(person != person.shift()).any(axis=1)]
+    schema, n, splits = TableSchema.infer(table), 500, 50
+    beyond = dict.fromkeys(["association_invented", "association_lost", "pair_tvd_p95"], 0)
+    for seed in range(splits):
+        mixed = table.sample(3 * n, random_state=seed)
+        parts = [mixed[at * n : (at + 1) * n].reset_index(drop=True) for at in range(3)]
+        comparison = Comparison(parts[2], parts[0], parts[1], schema, seed)
+        for score in Fidelity().pairs_of(comparison, comparison.equal_rows("fidelity")):
+            if score.metric in beyond and score.subject == "all":
+                beyond[score.metric] += score.low > 0
+    assert max(beyond.values()) <= stats.binom.ppf(0.999, splits, 0.025), beyond
+
+
+@pytest.mark.parametrize(("real", "made"), [(0.5, 0.2), (0.0, 0.3)])
+def test_intervals_of_associations_cover_the_true_drift(number, real, made):
+    """For four equal levels that are copied with probability p, Cramér's V is p."""
+    name, truth = ("association_lost" if real > made else "association_invented"), abs(real - made)
+    covered = 0
+    for seed in range(0, 120, 3):
+        train, holdout = (related(300, seed + at, real) for at in range(2))
+        score = number(Fidelity()(with_schema(train, holdout, related(300, seed + 2, made))), name)
+        covered += score.low <= truth <= score.high
+    assert covered >= stats.binom.ppf(0.001, 40, 0.95)
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.25])

@@ -221,3 +221,16 @@ def test_max_statistic_of_independent_and_of_equal_statistics():
     equal = np.repeat(draws[:1] * 7 + 3, 20, axis=0)
     assert ours.max_statistic_quantile(equal) == pytest.approx(1.96, abs=0.04)
     assert ours.max_statistic_quantile(np.ones((3, 10))) == pytest.approx(1.96, abs=0.01)
+
+
+@pytest.mark.parametrize(("draws", "probability"), [(39, 0.975), (42, 0.95), (199, 0.95)])
+def test_one_more_draw_rarely_exceeds_the_upper_quantile(draws, probability):
+    """The probability is rank / (B + 1) in closed form; a quantile between draws gives more."""
+    rng = np.random.default_rng(7)
+    more = np.mean(
+        [rng.random() > ours.upper_quantile(rng.random(draws), probability) for _ in range(20_000)]
+    )
+    rank = np.ceil((draws + 1) * probability)
+    assert more == pytest.approx(1 - rank / (draws + 1), abs=0.006)
+    assert 1 - rank / (draws + 1) <= 1 - probability + 1e-12
+    assert ours.upper_quantile(np.arange(10.0), 0.99) == 9
