@@ -13,8 +13,10 @@ import pandas as pd
 
 from generators.base import DataError, OnProgress, ParameterError
 from generators.schema import Data, Images, ImageSchema, Schema, TableSchema
-from validators import Comparison
+from validators import Comparison, Scorecard
+from validators.base import skipped
 from validators.contract import load_contract
+from validators.privacy.canaries import METRIC
 from validators.verdict import Verdict
 
 from .boundary import guarded
@@ -31,6 +33,11 @@ from .steps import measure, versions
 
 if TYPE_CHECKING:
     from validators.image_encoder import Encoder
+
+_NO_GENERATOR = (
+    "not tested: planted records need the generator, and these are its data alone; `likeness "
+    "audit` plants them for a generator of Likeness"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +94,7 @@ def validate(request: Request, progress: OnProgress | None = None) -> Assessment
         )
     contract = load_contract(request.contract)
     data, given = _comparison(request)
-    card = measure(data, progress)
+    card = Scorecard((*measure(data, progress), skipped(METRIC, "privacy", _NO_GENERATOR)))
     with whole_folder(request.output.absolute()) as folder:
         digest = write_candidate(folder, data.synthetic, data.schema, "validated")
         verdict = judge(

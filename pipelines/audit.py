@@ -1,7 +1,8 @@
 """Audit a generator with canaries: train once more with planted records, and see who finds them.
 
 The model and its sample live for the length of this call: nothing of them is kept or published. The
-numbers are kept in the vault, beside the dataset that they are about.
+numbers are kept in the vault, beside the dataset that they are about, and stand on the reports of
+the releases of that model from then on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import pandas as pd
 
 from generators.base import OnProgress, ParameterError, derive_seed
 from generators.schema import Data, Images, ImageSchema
-from validators.privacy.canaries import CanaryAudit, audit_canaries, plant
+from validators.base import Score, skipped
+from validators.privacy.canaries import METRIC, CanaryAudit, audit_canaries, plant
 from validators.privacy.images import audit_image_canaries, plant_images
 from validators.statistics import Estimate
 
@@ -28,6 +30,10 @@ from .steps import new_generator
 
 LIMIT = 1.0
 """Where a generator claims no ε, an ε that is proven beyond this is a finding."""
+_NOT_MADE = (
+    "not tested: no audit was made of this model; `likeness audit`, given what `likeness run` was "
+    "given, trains it once more with planted records"
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,22 @@ def audit(
             "epsilon": found.epsilon._asdict(),
         }
         write_text(path, canonical_json(facts))
+    return _read(path)
+
+
+def audited(release: Release) -> AuditResult | None:
+    """The audit of the release's model that planted most canaries; None where none was made."""
+    files = release.audit_files
+    return _read(files[-1]) if files else None
+
+
+def audit_score(release: Release) -> Score:
+    """What the scorecard says of it: the bound, or that nobody has tried."""
+    result = audited(release)
+    return skipped(METRIC, "privacy", _NOT_MADE) if result is None else result.found.score
+
+
+def _read(path: Path) -> AuditResult:
     raw = json.loads(path.read_text("utf-8"))
     counts = {name: raw[name] for name in ("canaries", "inserted", "guesses", "correct")}
     found = CanaryAudit(**counts, epsilon=Estimate(**raw["epsilon"]))

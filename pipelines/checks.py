@@ -11,6 +11,7 @@ import dagster as dg
 
 from validators.base import DIMENSIONS
 from validators.verdict import GateResult
+from validators.wording import tally_of
 
 from .assets import asset_key, identifier
 from .home import Home
@@ -91,10 +92,5 @@ def _result(
 
 
 def _sentence(answers: tuple[GateResult, ...]) -> str:
-    applicable = [answer for answer in answers if not answer.not_applicable]
-    failed = [answer.gate for answer in applicable if answer.failed]
-    if not applicable:
-        return "no gate applies to this dataset"
-    if failed:
-        return f"{len(failed)} of {len(applicable)} gates fail: {', '.join(failed)}"
-    return f"all {len(applicable)} gates hold"
+    failed = ", ".join(answer.gate for answer in answers if answer.failed)
+    return f"{tally_of(answers)}; not held: {failed}" if failed else tally_of(answers)

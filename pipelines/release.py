@@ -175,9 +175,20 @@ class Release:
         return self._vault / "quarantine" / self.key[:_KEY_LENGTH]
 
     def audit_file(self, canaries: int) -> Path:
-        """The numbers of an audit with so many canaries; they depend on what is published, too."""
-        key = f"{self.key[:_KEY_LENGTH]}-{canaries}"
-        return self._vault / "audits" / f"{key}.json"
+        """The numbers of an audit with so many canaries, in the vault."""
+        return self._vault / "audits" / f"{self._audited}-{canaries}.json"
+
+    @property
+    def audit_files(self) -> list[Path]:
+        """Those of all audits that were made of this model, the one of most canaries last."""
+        files = (self._vault / "audits").glob(f"{self._audited}-*.json")
+        return sorted(files, key=lambda file: int(file.stem.rpartition("-")[2]))
+
+    @property
+    def _audited(self) -> str:
+        """An audit is of a model, and of as many rows as the dataset publishes of it."""
+        rows = self.spec.rows or self.real.facts["rows"]["train"]
+        return f"{self.model_key[:_KEY_LENGTH]}-{rows}"
 
     @property
     def given(self) -> pd.DataFrame:

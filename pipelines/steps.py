@@ -326,7 +326,16 @@ def score(release: Release, progress: OnProgress | None = None) -> Scorecard:
             if beside is not None:
                 write_text(_beside(release) / path.name, measure(beside, progress).to_json())
         write_text(path, _scored(release, progress).to_json())
-    return Scorecard.from_json(path.read_text("utf-8"))
+    from .audit import audit_score
+
+    card, told = Scorecard.from_json(path.read_text("utf-8")), audit_score(release)
+    if told in card:
+        return card
+    # The model was audited since: all else stands, and is judged and reported once more.
+    card = Scorecard((*(score for score in card if score.metric != told.metric), told))
+    (path.parent / "report.html").unlink(missing_ok=True)
+    write_text(path, card.to_json())
+    return card
 
 
 def has_rows(schema: Schema) -> bool:
@@ -899,6 +908,8 @@ def _write_report(
 ) -> None:
     from validators.report import ReportContext, render_report
 
+    from .audit import audited
+
     sheet = None
     if isinstance(data.synthetic, Images) and isinstance(data.schema, ImageSchema):
         sheet = contact_sheet(data.synthetic, data.schema)
@@ -916,6 +927,7 @@ def _write_report(
         contact_sheet_png=sheet,
         protection=_notes(release),
         reproduce=reproduce_facts(release),
+        audit=told.found if (told := audited(release)) is not None else None,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     write_text(folder / "report.html", render_report(context))

@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 _MARKS = {"passed": "[green]pass[/]", "failed": "[red]FAIL[/]", "not applicable": "[dim]n/a[/]"}
 # Where nobody looks at a window, lines are as long as a table needs.
 _PIPE_WIDTH = 140
+# A window of so many columns shows from how many rows a gate was judged, too.
+_WIDE = 112
 # Fields of a gate in the JSON output.
 _GATE_FIELDS = (
     "gate", "dimension", "metric", "subject", "severity", "status",
-    "value", "low", "high", "reference", "bound",
+    "value", "low", "high", "reference", "bound", "n", "minimum_detectable",
 )  # fmt: skip
 
 
@@ -141,10 +143,19 @@ class Terminal:
         )
 
     def show_verdict(self, verdict: Verdict) -> None:
-        """The table of gates; ``real`` is the same measure between real train and real holdout."""
+        """The table of gates, and how many said what.
+
+        ``real`` is the same measure between real train and real holdout, ``n`` the rows that
+        entered, ``sees`` the smallest deviation that so many rows show four times in five; a narrow
+        window leaves the last two out.
+        """
         if self.as_json:
             return
-        names = ("gate", "value", "95 % interval", "real", "bound", "verdict")
+        from validators.wording import tally_of
+
+        wide = self.out.width >= _WIDE
+        names = ["gate", "value", "95 % interval", "real", "bound", "verdict"]
+        names[5:5] = ["n", "sees ≥"] if wide else []
         table = Table(*names, box=SIMPLE_HEAD, padding=(0, 1))
         for dimension, gates in verdict.by_dimension().items():
             for number, gate in enumerate(gates):
@@ -154,10 +165,16 @@ class Terminal:
                     _interval(gate),
                     _number(gate.reference),
                     gate.bound,
+                    *(_power(gate) if wide else ()),
                     _mark(gate),
                     end_section=number == len(gates) - 1 and dimension != "bias",
                 )
         self.out.print(table)
+        self.out.print(tally_of(verdict.gates), soft_wrap=True)
+        if not wide:
+            self.out.print(
+                "[dim]the report and --json also say from how many rows, and what they can see[/]"
+            )
 
     def show_model(self, model: Fitted, folder: Path) -> None:
         """What was fitted and where it lies."""
@@ -192,6 +209,7 @@ class Terminal:
                 else f"more than {result.limit:g} is proven: it remembers records that stand out",
                 "meaning": "a lower bound for these attacks on these records, not a guarantee",
                 "kept in": str(result.path),
+                "shown": "on the report of every release of this model from now on",
             }
         )
 
@@ -287,6 +305,12 @@ def _mark(gate: GateResult) -> str:
     if gate.inconclusive:
         return "[red]OPEN[/]" if gate.blocks else "[yellow]open[/]"
     return "[yellow]warn[/]" if gate.failed and not gate.blocks else _MARKS[gate.status]
+
+
+def _power(gate: GateResult) -> tuple[str, str]:
+    """From how many rows, and what they can see; a rule without an error needs neither."""
+    counted = f"{gate.n:,}" if gate.n and _interval(gate) else ""
+    return counted, _number(gate.minimum_detectable)
 
 
 def _number(value: float | None) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -22,6 +22,7 @@ from scipy import sparse
 from .base import Score, skipped
 from .binning import TableEncoding
 from .comparison import Comparison, Rows
+from .pair_counts import pair_counts
 from .statistics import (
     clopper_pearson,
     cramers_v,
@@ -49,6 +50,10 @@ _LEAST_DRAWS = 39
 # Shares of a real sample whose distances the synthetic one is compared with.
 _FRACTIONS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0)
 _FRACTION_PAIRS = 60
+# Of one table how many rows of each block lie in each cell, (size, G); and of the three tables,
+# train first, synthetic last.
+_Count: TypeAlias = sparse.csr_array | np.ndarray
+_Counts: TypeAlias = tuple[_Count, _Count, _Count]
 # One-sided 5 % and power 80 %: how many standard errors an effect needs to be found.
 _POWER = 2.487
 _LEAST_ERROR = 1e-3
@@ -124,9 +129,9 @@ class Fidelity:
             return [skipped(metric, "fidelity", reason) for metric in PAIR_METRICS]
         noise = noise.first(max(_LEAST_DRAWS, self.pair_work // len(pairs)))
         measured = [
-            _pair_distance(subject, cells, shape, noise)
-            for (subject, cells), shape in zip(
-                _pair_cells(coarse, rows, pairs, noise), _shapes(coarse, pairs), strict=True
+            _pair_distance(subject, counts, shape, noise)
+            for (subject, counts), shape in zip(
+                _pair_counts(coarse, rows, pairs, noise), _shapes(coarse, pairs), strict=True
             )
         ]
         distances = [distance for distance, _ in measured]
@@ -169,7 +174,7 @@ class Fidelity:
         kept = rng.permutation(len(pairs))[:_FRACTION_PAIRS]
         order = rng.permutation(n)
         curve, raw = np.zeros(len(_FRACTIONS)), 0.0
-        for _, cells in _pair_cells(comparison.coarse, rows, [pairs[at] for at in kept]):
+        for cells in _pair_cells(comparison.coarse, rows, [pairs[at] for at in kept]):
             holdout = np.bincount(cells.holdout, minlength=cells.size)
             raw += tvd(np.bincount(cells.synthetic, minlength=cells.size), holdout) / len(kept)
             for at, fraction in enumerate(_FRACTIONS):
@@ -246,9 +251,7 @@ class Noise:
         """Cells (n,) and blocks as one number each, where rows come in blocks."""
         return cells if self.blocks == len(cells) else cells * np.int64(self.blocks) + self.block
 
-    def apart(
-        self, one: sparse.csr_array | np.ndarray, other: sparse.csr_array | np.ndarray
-    ) -> np.ndarray:
+    def apart(self, one: _Count, other: _Count) -> np.ndarray:
         """Differences, (size, B), of the counts of random halves of two tables' rows together.
 
         Args:
@@ -259,7 +262,7 @@ class Noise:
         difference: np.ndarray = one @ self.split[:half] + other @ self.split[half:]
         return difference
 
-    def counts(self, placed: np.ndarray, size: int) -> sparse.csr_array | np.ndarray:
+    def counts(self, placed: np.ndarray, size: int) -> _Count:
         """How many rows of each block lie in each cell, (size, G); ``@`` weights gives counts."""
         if self.blocks == len(placed):
             ones = np.ones(len(placed), dtype=np.float32)
@@ -272,7 +275,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class _Cells:
-    """Cells (n,) of one column or pair in the three tables, as ``Noise.placed`` gives them."""
+    """Cells (n,) of one column or pair in the three tables."""
 
     train: np.ndarray
     holdout: np.ndarray
@@ -410,10 +413,10 @@ class _Drawn:
 
 
 def _pair_distance(
-    subject: str, cells: _Cells, shape: tuple[int, int], noise: Noise
+    subject: str, counts: _Counts, shape: tuple[int, int], noise: Noise
 ) -> tuple[Distance, Drift]:
     """The distance of a pair with joint cells of this shape, and the drift of its association."""
-    distance, drawn = _measured(subject, cells, noise)
+    distance, drawn = _measured(subject, counts, noise)
     train, holdout, synthetic = (cramers_v(counts.reshape(shape)) for counts in drawn.tables)
     draws, chance = (
         cramers_v(one.reshape(*shape, -1)) - cramers_v(other.reshape(*shape, -1))
@@ -423,12 +426,10 @@ def _pair_distance(
     return distance, drift
 
 
-def _measured(subject: str, cells: _Cells, noise: Noise) -> tuple[Distance, _Drawn]:
-    n = len(cells.synthetic)
-    train, holdout, synthetic = (
-        noise.counts(codes, cells.size) for codes in (cells.train, cells.holdout, cells.synthetic)
-    )
-    real, other, made = (counts.sum(axis=1) for counts in (train, holdout, synthetic))
+def _measured(subject: str, counts: _Counts, noise: Noise) -> tuple[Distance, _Drawn]:
+    train, holdout, synthetic = counts
+    n = len(noise.block)
+    real, other, made = (count.sum(axis=1) for count in counts)
     expected = float((0.5 * np.abs(noise.apart(train, holdout)).sum(axis=0) / n).mean())
     apart, both = noise.apart(synthetic, holdout), (made + other)[:, None]
     drawn = _Drawn(
@@ -456,14 +457,13 @@ def column_distances(table: TableEncoding, rows: Rows, noise: Noise) -> list[Dis
     """The distance of every modelled column on these rows, equally many of each table."""
     found = []
     for position, column in enumerate(table.columns):
-        plain = _column_cells(table, rows, position)
-        cells = _Cells(
-            noise.placed(plain.train),
-            noise.placed(plain.holdout),
-            noise.placed(plain.synthetic),
-            plain.size,
+        cells = _column_cells(table, rows, position)
+        counts = (
+            noise.counts(noise.placed(cells.train), cells.size),
+            noise.counts(noise.placed(cells.holdout), cells.size),
+            noise.counts(noise.placed(cells.synthetic), cells.size),
         )
-        found.append(_measured(column.name, cells, noise)[0])
+        found.append(_measured(column.name, counts, noise)[0])
     return found
 
 
@@ -621,23 +621,40 @@ def _shapes(table: TableEncoding, pairs: list[tuple[int, int]]) -> list[tuple[in
     return [(int(table.sizes[a]), int(table.sizes[b])) for a, b in pairs]
 
 
-def _pair_cells(
-    table: TableEncoding, rows: Rows, pairs: list[tuple[int, int]], noise: Noise | None = None
-) -> Iterator[tuple[str, _Cells]]:
-    """The joint cells of each pair, placed where a noise is given; the first column is slow."""
+def _pair_cells(table: TableEncoding, rows: Rows, pairs: list[tuple[int, int]]) -> Iterator[_Cells]:
+    """The joint cells of each pair; the first column is slow."""
     columns = [_column_cells(table, rows, j) for j in range(len(table.columns))]
-    blocks = 1 if noise is None or noise.blocks == len(rows) else noise.blocks
-    placed: dict[int, tuple[np.ndarray, ...]] = {}
     for first, second in pairs:
         a, b = columns[first], columns[second]
-        if second not in placed:
-            # Pairs come by their first column: each second one is placed once and kept.
-            plain = (b.train, b.holdout, b.synthetic)
-            placed[second] = plain if noise is None else tuple(map(noise.placed, plain))
-        width = np.int64(b.size * blocks)
-        train, holdout, synthetic = (
-            slow * width + fast
-            for slow, fast in zip((a.train, a.holdout, a.synthetic), placed[second], strict=True)
+        yield _Cells(
+            a.train * b.size + b.train,
+            a.holdout * b.size + b.holdout,
+            a.synthetic * b.size + b.synthetic,
+            a.size * b.size,
         )
-        cells = _Cells(train, holdout, synthetic, a.size * b.size)
-        yield f"{table.columns[first].name} × {table.columns[second].name}", cells
+
+
+def _pair_counts(
+    table: TableEncoding, rows: Rows, pairs: list[tuple[int, int]], noise: Noise
+) -> Iterator[tuple[str, _Counts]]:
+    """The name of each pair, and its counts in the three tables."""
+    names = [f"{table.columns[a].name} × {table.columns[b].name}" for a, b in pairs]
+    if noise.blocks == len(rows):
+        for name, cells in zip(names, _pair_cells(table, rows, pairs), strict=True):
+            yield (
+                name,
+                (
+                    noise.counts(cells.train, cells.size),
+                    noise.counts(cells.holdout, cells.size),
+                    noise.counts(cells.synthetic, cells.size),
+                ),
+            )
+        return
+    tables = (
+        (table.train.codes, rows.train),
+        (table.holdout.codes, rows.holdout),
+        (table.synthetic.codes, rows.synthetic),
+    )
+    counted = pair_counts(tables, table.sizes, pairs, noise.block)
+    for name, (train, holdout, synthetic) in zip(names, counted, strict=True):
+        yield name, (train, holdout, synthetic)

@@ -24,6 +24,7 @@ from .aggregates import MIN_ROWS, Discretion, Marginal, associations, marginals
 from .base import Score, Scorecard
 from .comparison import Comparison
 from .contract import NOT_APPLICABLE
+from .privacy.canaries import METRIC, CanaryAudit
 from .suspects import least_convincing
 from .verdict import GateResult, Verdict
 from .wording import gate_rows as gate_rows
@@ -34,13 +35,16 @@ _IMAGES = 2_000
 # A deviation that is found four times in five is 1.27 times as large as the reach of chance.
 _CHANCE = 1.96 / 2.487
 _LARGE_GAP = 0.2
+# An ε that is proven beyond this is a finding, see ``pipelines.audit``.
+_PROVEN = 1.0
 # What each reader looks for first, in that order; as many as there are, up to four.
 _FIGURES: dict[str, tuple[str, ...]] = {
     "For the privacy officer": (
         "membership_auc",
-        "membership_auc_isolated",
+        METRIC,
         "attribute_excess",
         "copy_excess",
+        "membership_auc_isolated",
         "memorisation_excess",
         "membership_loss_auc",
     ),
@@ -88,6 +92,7 @@ class ReportContext:
         contact_sheet_png: synthetic images on one sheet, or None.
         protection: what was done to the real data before training, a sentence each.
         reproduce: dataset, generator, parameters, seed, versions, digests.
+        audit: what planted records proved of the model; None where nobody has tried.
         created_at: when, as text.
     """
 
@@ -101,6 +106,7 @@ class ReportContext:
     contact_sheet_png: bytes | None = None
     protection: Sequence[str] = ()
     reproduce: Mapping[str, Any] = field(default_factory=dict)
+    audit: CanaryAudit | None = None
     created_at: str = ""
 
 
@@ -138,6 +144,7 @@ def render_report(context: ReportContext) -> str:
         suspects=least_convincing(context.comparison) if context.comparison is not None else (),
         contact_sheet=_data_uri(context.contact_sheet_png),
         loss=Markup(charts.line_chart(context.loss_history, "Loss over the steps of training")),
+        audit=_audit(context.audit),
         untested=_untested(context.scorecard, discretion),
         standing=_standing(context.scorecard),
         reproduce=_flat(context.reproduce),
@@ -145,27 +152,14 @@ def render_report(context: ReportContext) -> str:
 
 
 def _headline(verdict: Verdict) -> dict[str, str]:
-    asked = [gate for gate in verdict.gates if not gate.not_applicable]
-    held = sum(gate.passed for gate in asked)
-    warned = len(verdict.warnings)
-    undecided = sum(gate.inconclusive and gate.passed for gate in asked)
-    notes = [
-        _count(warned, "warning") if warned else "",
-        f"{undecided} undecided for want of rows" if undecided else "",
-    ]
+    counted = f"Contract “{verdict.contract}”, {wording.tally_of(verdict.gates)}."
     if verdict.passed:
-        note = "".join(f", {said}" for said in notes if said)
-        return {
-            "kind": "passed",
-            "title": "Cleared for release",
-            "text": f"{held} of {len(asked)} gates of contract “{verdict.contract}” hold{note}.",
-        }
+        return {"kind": "passed", "title": "Cleared for release", "text": counted}
     names = ", ".join(gate.gate for gate in verdict.blocking) or "none was judged"
     return {
         "kind": "failed",
         "title": "Quarantined",
-        "text": f"{_count(len(verdict.blocking), 'critical gate')} of contract "
-        f"“{verdict.contract}” failed: {names}. It may not be published.",
+        "text": f"Stopped by {names}; it may not be published. {counted}",
     }
 
 
@@ -261,9 +255,7 @@ def _strip(verdict: Verdict) -> list[dict[str, str]]:
     for dimension, gates in verdict.by_dimension().items():
         asked = [gate for gate in gates if not gate.not_applicable]
         blocked, warned = sum(g.blocks for g in asked), sum(g.failed for g in asked)
-        undecided = sum(gate.inconclusive and gate.passed for gate in asked)
         kind = "failed" if blocked else "warning" if warned else "passed" if asked else "none"
-        note = f", {undecided} undecided" if undecided else ""
         words = {
             "failed": "Failed",
             "warning": "Warning",
@@ -276,9 +268,7 @@ def _strip(verdict: Verdict) -> list[dict[str, str]]:
                 "question": wording.DIMENSIONS[dimension],
                 "kind": kind,
                 "word": words[kind],
-                "count": f"{sum(g.passed for g in asked)} of {_count(len(asked), 'gate')}{note}"
-                if asked
-                else "no gate applies",
+                "count": wording.tally_of(gates),
             }
         )
     return cards
@@ -491,6 +481,38 @@ def _subject_row(score: Score, discretion: Discretion, span: tuple[float, float]
         "value": wording.number(value),
         "interval": wording.interval(low, high),
         "chart": Markup(charts.whisker(drawn, width=120, height=24)),
+    }
+
+
+def _audit(found: CanaryAudit | None) -> dict[str, Any] | None:
+    """What planted records proved, in words and as a whisker."""
+    if found is None:
+        return None
+    epsilon, share = found.epsilon, found.correct / found.guesses
+    lowest, over = wording.number(epsilon.low), epsilon.low > _PROVEN
+    drawn = charts.Whisker(
+        value=epsilon.value,
+        low=epsilon.low,
+        high=epsilon.high,
+        maximum=_PROVEN,
+        reference=0.0,
+        failed=over,
+        label=f"ε of at least {lowest} is proven",
+    )
+    return {
+        "kind": "warning" if over else "passed",
+        "word": f"More than {_PROVEN:g} is proven" if over else f"No more than {_PROVEN:g} proven",
+        "low": lowest,
+        "value": wording.number(epsilon.value),
+        "high": wording.number(epsilon.high),
+        "sees": wording.number(found.score.minimum_detectable),
+        "canaries": f"{found.canaries:,}",
+        "inserted": f"{found.inserted:,}",
+        "guesses": f"{found.guesses:,}",
+        "correct": f"{found.correct:,}",
+        "share": wording.percent(share),
+        "odds": wording.percent(1 / (1 + np.exp(-epsilon.low))),
+        "chart": Markup(charts.whisker(drawn)),
     }
 
 

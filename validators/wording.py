@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .verdict import GateResult, Verdict
 
 METRICS: dict[str, str] = {
@@ -74,6 +76,7 @@ METRICS: dict[str, str] = {
     "spectrum_excess": "Detail: coarse and fine structure",
     "label_fidelity_loss_worst": "Images that show another class, worst class",
     "tstr_gap_worst": "Accuracy lost by training on synthetic data, worst class",
+    "canary_epsilon": "Privacy loss ε that planted records prove",
     "membership_loss_auc": "Who was in the training data: by the model's own error",
     "sliced_wasserstein_ratio": "Sliced Wasserstein distance, relative to real data",
     "frechet_ratio": "Fréchet distance, relative to real data",
@@ -129,6 +132,38 @@ def status_words(gate: GateResult) -> str:
     if gate.failed:
         return "Failed" if gate.blocks else "Warning"
     return "Holds" if gate.passed else "Not applicable"
+
+
+def tally(*, hold: int, undecided: int, warned: int, failed: int = 0) -> str:
+    """How many gates said what, each counted once: ``9 gates: 6 hold, 2 are open, 1 warns``.
+
+    Args:
+        hold: within their bound beyond doubt.
+        undecided: the rows are too few to tell, and no proof is asked for.
+        warned: they do not hold, and do not stop the release.
+        failed: they stop it.
+    """
+    said = [
+        f"{hold} {'holds' if hold == 1 else 'hold'}",
+        f"{undecided} {'is' if undecided == 1 else 'are'} open (too few rows to tell)",
+        f"{warned} {'warns' if warned == 1 else 'warn'}",
+        f"{failed} {'fails' if failed == 1 else 'fail'}",
+    ]
+    counts = (hold, undecided, warned, failed)
+    told = ", ".join(text for text, count in zip(said, counts, strict=True) if count)
+    total = sum(counts)
+    return f"{total} {'gate' if total == 1 else 'gates'}: {told}" if total else "no gate applies"
+
+
+def tally_of(gates: Iterable[GateResult]) -> str:
+    """``tally`` of answers; what is not asked of this dataset is not counted."""
+    asked = [gate for gate in gates if not gate.not_applicable]
+    return tally(
+        hold=sum(gate.status == "passed" for gate in asked),
+        undecided=sum(gate.inconclusive and gate.passed for gate in asked),
+        warned=sum(gate.failed and not gate.blocks for gate in asked),
+        failed=sum(gate.blocks for gate in asked),
+    )
 
 
 def gate_rows(verdict: Verdict) -> list[dict[str, str]]:

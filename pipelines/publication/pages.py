@@ -145,15 +145,18 @@ def _banner(item: Listed) -> dict[str, str]:
     if item.newest is None or manifest is None:
         return {"kind": "failed", "title": item.problem or "Nothing to read", "text": ""}
     asked = [gate for gate in manifest.verdict.gates if gate.applies]
-    held = sum(gate.holds for gate in asked)
-    said = f", {len(asked) - held} warned" if held < len(asked) else ""
+    counted = wording.tally(
+        hold=sum(gate.holds and not gate.open for gate in asked),
+        undecided=sum(gate.holds and gate.open for gate in asked),
+        warned=sum(not gate.holds for gate in asked),
+    )
     waived = [gate.gate for gate in asked if gate.waiver]
-    said += f"; waived by the owner: {', '.join(waived)}" if waived else ""
+    said = f"; waived by the owner: {', '.join(waived)}" if waived else ""
     return {
         "kind": "passed",
         "title": f"{item.name}@{item.newest.entry.version} is cleared for release",
-        "text": f"{held} of {len(asked)} gates of contract “{manifest.verdict.contract}” hold"
-        f"{said}. Published {item.newest.entry.at[:10]}, bound to content "
+        "text": f"Contract “{manifest.verdict.contract}”, {counted}{said}. "
+        f"Published {item.newest.entry.at[:10]}, bound to content "
         f"{manifest.content_digest[:15]}…",
     }
 

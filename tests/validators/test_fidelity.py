@@ -14,7 +14,7 @@ from validators.fidelity import (
     _BLOCKS,
     Fidelity,
     Noise,
-    _pair_cells,
+    _pair_counts,
     _pair_distance,
     _shapes,
     column_distances,
@@ -122,9 +122,9 @@ def test_raw_distance_of_pairs_equals_a_crosstab(people, monkeypatch, row_noise)
     expected = 0.5 * (first - second).abs().to_numpy().sum()
     rows = comparison.equal_rows("x")
     noise = Noise.draw(len(rows), 20, np.random.default_rng(0))
-    ((_, cells),) = _pair_cells(table, rows, [(a, b)], noise)
+    ((_, counts),) = _pair_counts(table, rows, [(a, b)], noise)
     (shape,) = _shapes(table, [(a, b)])
-    distance, drift = _pair_distance("x", cells, shape, noise)
+    distance, drift = _pair_distance("x", counts, shape, noise)
     assert distance.raw == pytest.approx(expected)
     v = [cramers_v(cross.to_numpy() * 500) for cross in crosses]
     assert drift.value == pytest.approx(v[0] - v[1])

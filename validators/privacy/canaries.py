@@ -19,11 +19,13 @@ from scipy import special
 
 from generators.base import DataError
 from generators.schema import TableSchema
+from validators.base import Score
 from validators.binning import TableEncoding, encode
 from validators.statistics import Estimate, clopper_pearson
 
 from .neighbours import MixedPoints, Points, nearest
 
+METRIC = "canary_epsilon"
 MIN_CANARIES = 50
 _NEIGHBOURS = 5
 # Shares of the canaries that are guessed, the surest ones; for the rest there is no guess.
@@ -47,6 +49,21 @@ class CanaryAudit:
     guesses: int
     correct: int
     epsilon: Estimate
+
+    @property
+    def score(self) -> Score:
+        """The bound as a number of the scorecard; zero is what fresh real rows would give away."""
+        return Score(
+            metric=METRIC,
+            dimension="privacy",
+            value=self.epsilon.value,
+            low=self.epsilon.low,
+            high=self.epsilon.high,
+            reference=0.0,
+            unit="epsilon",
+            n=self.canaries,
+            minimum_detectable=_detectable(self.canaries),
+        )
 
 
 def plant(
@@ -158,6 +175,12 @@ def epsilon_bounds(correct: int, guesses: int, level: float = 0.95) -> Estimate:
         max(0.0, float(special.logit(p))) for p in (max(share.low, 1e-12), middle, highest)
     )
     return Estimate(max(value, low), low, max(high, value, low))
+
+
+def _detectable(canaries: int, level: float = 0.95, power: float = 0.8) -> float:
+    """The ε whose right guesses about all canaries prove some ε above zero with that power."""
+    z = special.ndtri(1 - (1 - level) / len(_GUESSED)) + special.ndtri(power)
+    return float(special.logit(min(0.5 + z * 0.5 / np.sqrt(canaries), 1 - 0.5 / canaries)))
 
 
 def _nearness(table: TableEncoding) -> np.ndarray:
