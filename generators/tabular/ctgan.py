@@ -16,6 +16,7 @@ import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -81,7 +82,7 @@ class ConditionedLinear(nn.Module):
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """(B, inputs) and (B, slots) -> (B, out)."""
         out: torch.Tensor = self.linear(x)
-        return out if self.condition is None else out + self.condition(condition)
+        return out if self.condition is None else out + self.condition(condition).to(out.dtype)
 
 
 class RowGenerator(nn.Module):
@@ -104,7 +105,8 @@ class RowGenerator(nn.Module):
         """(B, noise) and (B,) -> (B, A + K)."""
         h, at = noise, condition[:, None]
         for layer, norm in zip(self.hidden, self.norms, strict=True):
-            h = torch.cat([F.relu(norm(layer(h, at))), h], dim=1)
+            made = F.relu(norm(layer(h, at)))
+            h = torch.cat([made, h.to(made.dtype)], dim=1)
         out: torch.Tensor = self.last(h, at)
         return out
 
@@ -360,6 +362,7 @@ class _Training:
         layout = settings.layout_
         columns = layout.conditional
         self.settings, self.table = settings, table
+        self.products = partial(settings.products, table.device)
         self.batch = settings.rows_per_step(len(table), settings.pac)
         self.steps = max(1, len(table) // self.batch)
         rates = (
@@ -406,16 +409,16 @@ class _Training:
     ) -> torch.Tensor:
         """Wasserstein loss and gradient penalty; no gradient reaches ``fake``."""
         packs = len(real) // self.settings.pac
-        entered = self.critic.enter(
-            torch.cat([real, fake.detach()]), torch.cat([condition, condition])
-        )
-        scores = self.critic.score(entered, self.critic.masks(2 * packs, self.random))
-        wasserstein = scores[packs:].mean() - scores[:packs].mean()
-        # The first layer is linear: between two rows it gives what lies between its two outputs.
+        both = torch.cat([real, fake.detach()]), torch.cat([condition, condition])
         share = torch.rand(packs, 1, generator=self.random, device=self.table.device)
-        between = torch.lerp(entered[:packs].detach(), entered[packs:].detach(), share)
-        gradient = self.critic.gradient(between, self.critic.masks(packs, self.random))
-        return wasserstein + self.settings.penalty * gradient_penalty(gradient)
+        with self.products():
+            entered = self.critic.enter(*both).float()
+            scores = self.critic.score(entered, self.critic.masks(2 * packs, self.random)).float()
+            # The first layer is linear: between two rows it gives what lies between its outputs.
+            between = torch.lerp(entered[:packs].detach(), entered[packs:].detach(), share)
+            gradient = self.critic.gradient(between, self.critic.masks(packs, self.random))
+        wasserstein = scores[packs:].mean() - scores[:packs].mean()
+        return wasserstein + self.settings.penalty * gradient_penalty(gradient.float())
 
     def generator_loss(
         self, out: torch.Tensor, fake: torch.Tensor, condition: torch.Tensor
@@ -423,15 +426,14 @@ class _Training:
         """The critic's verdict, and the cross-entropy of the column that was conditioned on."""
         packs = len(fake) // self.settings.pac
         masks = self.critic.masks(packs, self.random)
-        adversarial = -self.critic.score(self.critic.enter(fake, condition), masks).mean()
+        with self.products():
+            scores = self.critic.score(self.critic.enter(fake, condition), masks)
+        adversarial = -scores.float().mean()
         if self.conditions.size == 0:
             return adversarial
-        logits = out[:, self.table.scalars :]
-        column = self.conditions.column[condition]
-        at = self.table.spans.first[column] + self.conditions.token[condition]
-        chosen = logits.gather(1, at[:, None])
-        normaliser = self.table.spans.log_sum_exp(logits).gather(1, column[:, None])
-        return adversarial + (normaliser - chosen).mean()
+        column, token = self.conditions.column[condition], self.conditions.token[condition]
+        within = self.table.spans.within(out[:, self.table.scalars :], column)
+        return adversarial + F.cross_entropy(within, token)
 
     @torch.no_grad()
     def tokens(self, n: int) -> torch.Tensor:
@@ -465,8 +467,10 @@ class _Training:
         network.eval()
 
     def _forward(self, condition: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.generator(self._noise(len(condition), self.random), condition)
-        return out
+        noise = self._noise(len(condition), self.random)
+        with self.products():
+            out: torch.Tensor = self.generator(noise, condition)
+        return out.float()
 
     def _noise(self, n: int, random: torch.Generator) -> torch.Tensor:
         return torch.randn(

@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,7 @@ from ..training import (
     EXPLODED,
     LOG_EVERY,
     build,
+    fast_bfloat16,
     load_module_arrays,
     module_arrays,
     planned_steps,
@@ -222,12 +223,15 @@ class NeuralTable(Resumable, Conditional):
         max_minutes: training stops earlier, after as many steps as the first seconds promise to
             fit into this time; None for no limit. The number of steps then depends on the machine.
         device: ``auto``, ``cpu`` or ``cuda``; where training runs. Sampling runs on the CPU.
+        precision: of the products of matrices in training. ``bfloat16`` computes them in half the
+            bits, ``float32`` does not; ``auto`` does on hardware that is faster for it.
     """
 
     epochs: int = 300
     batch_size: int | None = None
     max_minutes: float | None = None
     device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     modality: ClassVar[Modality] = "table"
 
@@ -240,6 +244,16 @@ class NeuralTable(Resumable, Conditional):
                 )
         if self.max_minutes is not None:
             check_positive(self.name, max_minutes=self.max_minutes)
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ParameterError(
+                f"precision of {self.name} must be 'auto', 'float32' or 'bfloat16', "
+                f"got {self.precision!r}; choose one of them"
+            )
+
+    def products(self, device: torch.device) -> torch.autocast:
+        """The context in which a training multiplies matrices in the precision asked for."""
+        half = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(device))
+        return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
     def rows_per_step(self, rows: int, multiple: int = 1) -> int:
         """The batch for a table of so many rows; a multiple of ``multiple``."""

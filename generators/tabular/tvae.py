@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -53,10 +53,42 @@ class Encoder(nn.Module):
         super().__init__()
         self.stack = _Stack(width, widths, 2 * latent)
 
-    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, A + K) -> (B, latent) twice."""
-        mean, log_variance = self.stack(rows).chunk(2, dim=1)
-        return mean, log_variance
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """(B, A + K) -> (B, 2 * latent), the means first."""
+        out: torch.Tensor = self.stack(rows).float()
+        return out
+
+
+class Reparametrised(torch.autograd.Function):
+    """A draw of z from N(mean, variance), and the divergence of that from N(0, 1).
+
+    Kingma, Welling (2014), arXiv 1312.6114, appendix B. Both gradients are written out: autograd
+    would pass over the batch three times as often.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's own signature
+        posterior: torch.Tensor,
+        noise: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 2 * latent), means first, and (B, latent) -> z (B, latent) and a scalar."""
+        mean, log_variance = posterior.chunk(2, dim=1)
+        std = (0.5 * log_variance).exp()
+        ctx.save_for_backward(mean, std, noise)
+        divergence = 0.5 * ((mean.square() + std.square() - log_variance).sum() - mean.numel())
+        return mean + std * noise, divergence
+
+    @staticmethod
+    def backward(
+        ctx: Any,  # noqa: ANN401 - torch's own signature
+        by_z: torch.Tensor,
+        by_divergence: torch.Tensor,
+    ) -> tuple[torch.Tensor, None]:
+        """The gradient by the posterior."""
+        mean, std, noise = ctx.saved_tensors
+        by_log_variance = 0.5 * (by_z * noise * std + by_divergence * (std.square() - 1.0))
+        return torch.cat([by_z + by_divergence * mean, by_log_variance], dim=1), None
 
 
 class Decoder(nn.Module):
@@ -70,7 +102,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, latent) -> means (B, A) and logits (B, K)."""
-        out = self.stack(z)
+        out = self.stack(z).float()
         return out[:, : self.scalars].tanh(), out[:, self.scalars :]
 
 
@@ -203,10 +235,12 @@ class _Training:
 
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
         """The negative evidence lower bound per row, its reconstruction ``loss_factor`` times."""
-        mean, log_variance = self.encoder(self.table.dense(rows))
-        noise = torch.randn(mean.shape, generator=self.random, device=mean.device)
-        means, logits = self.decoder(mean + (0.5 * log_variance).exp() * noise)
-        divergence = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).sum()
+        shape = len(rows), self.settings.embedding_dim
+        noise = torch.randn(shape, generator=self.random, device=self.table.device)
+        with self.settings.products(self.table.device):
+            posterior = self.encoder(self.table.dense(rows))
+            z, divergence = Reparametrised.apply(posterior, noise)  # type: ignore[no-untyped-call]
+            means, logits = self.decoder(z)
         reconstruction = self.token_loss(logits, rows) + self.alpha_loss(means, rows)
         loss: torch.Tensor = self.settings.loss_factor * reconstruction + divergence
         return loss / len(rows)

@@ -210,6 +210,22 @@ def test_missing_values_and_spikes_of_real_data_come_back():
     assert abs((sample["fmde"] == 0).mean() - (frame["fmde"] == 0).mean()) < 0.2
 
 
+def test_half_the_bits_give_nearly_the_same_losses():
+    condition, rows = training(toy(400), batch_size=100)[1].conditions.draw(
+        100, torch.Generator().manual_seed(0)
+    )
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        _, run = training(toy(400), batch_size=100, precision=precision)
+        out = run._forward(condition)
+        fake = run._activate(out)
+        assert out.dtype == fake.dtype == torch.float32
+        critic = run.critic_loss(run.table.dense(rows), fake, condition)
+        losses.append(torch.stack([critic, run.generator_loss(out, fake, condition)]))
+    assert not torch.equal(*losses)
+    torch.testing.assert_close(*losses, rtol=0.02, atol=0.02)
+
+
 def test_divergence_is_an_error_not_a_model():
     frame = toy(200)
     model = CTGAN(epochs=60, batch_size=100, generator_lr=1e30, discriminator_lr=1e30, **SMALL)
@@ -226,6 +242,7 @@ def test_divergence_is_an_error_not_a_model():
         ({"generator_dim": ()}, "generator_dim"),
         ({"temperature": 0.0}, "temperature"),
         ({"average": 0.5}, "average"),
+        ({"precision": "float16"}, "precision"),
     ],
 )
 def test_settings_out_of_range_are_named(settings: dict[str, object], words: str):

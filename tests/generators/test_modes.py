@@ -157,6 +157,9 @@ def test_spans_agree_with_torch_span_by_span(sizes: list[int], scale: float, see
     torch.testing.assert_close(spans.log_sum_exp(logits), normaliser)
     largest = torch.stack([part.argmax(1) for part in parts], dim=1)
     assert torch.equal(spans.largest(logits), largest)
+    span = torch.arange(4) % len(sizes)
+    alone = torch.stack([parts[int(at)][row].logsumexp(0) for row, at in enumerate(span)])
+    torch.testing.assert_close(spans.within(logits, span).logsumexp(1), alone)
 
 
 def test_the_gradient_of_a_softmax_over_spans_is_right():

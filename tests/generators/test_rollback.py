@@ -111,14 +111,14 @@ def groups(n: int = 1_000) -> pd.DataFrame:
 
 
 class Collapsing(CTGAN):
-    """CTGAN whose generator forgets all but one row in the middle of its training."""
+    """CTGAN whose generator forgets all but one row shortly before it is judged at step 500."""
 
     def _training(self, table: ResidentTable) -> TableTraining:
         training: Any = super()._training(table)
         step, broken = training.step, []
 
         def breaking(index: int) -> torch.Tensor:
-            if index == 420 and not broken:
+            if index == 497 and not broken:
                 broken.append(index)
                 for network in (training.generator, training.averaged.module):
                     with torch.no_grad():
@@ -133,15 +133,16 @@ class Collapsing(CTGAN):
 
 def test_a_generator_that_forgets_is_brought_back() -> None:
     frame = groups()
-    settings: dict[str, Any] = {"generator_dim": (32,), "discriminator_dim": (32,)}
-    model = Collapsing(epochs=60, batch_size=100, generator_lr=1e-3, **settings)
+    rates = {"generator_lr": 1e-3, "discriminator_lr": 1e-3}
+    settings: dict[str, Any] = {"generator_dim": (32,), "discriminator_dim": (32,), **rates}
+    model = Collapsing(epochs=60, batch_size=100, **settings)
     model.fit(frame, TableSchema.infer(frame))
     assert len(model.training_notes_) == 1
     assert "samples collapsed" in model.training_notes_[0]
     drawn = model.sample(4_000, seed=1)
     assert isinstance(drawn, pd.DataFrame)
     assert drawn["group"].nunique() == 8
-    sound = CTGAN(epochs=60, batch_size=100, generator_lr=1e-3, **settings)
+    sound = CTGAN(epochs=60, batch_size=100, **settings)
     sound.fit(frame, TableSchema.infer(frame))
     assert sound.training_notes_ == []
 

@@ -13,7 +13,7 @@ from generators.base import Block, ParameterError, TrainingError
 from generators.encoding import TableCodec
 from generators.tabular.modes import TableTokens
 from generators.tabular.neural import ResidentTable
-from generators.tabular.tvae import TVAE, _Training
+from generators.tabular.tvae import TVAE, Reparametrised, _Training
 from generators.training import build, torch_generator
 
 CPU = torch.device("cpu")
@@ -92,6 +92,20 @@ def test_the_token_loss_is_the_cross_entropy_column_by_column():
         for at, part in enumerate(logits.split(run.table.spans.sizes, dim=1))
     )
     torch.testing.assert_close(run.token_loss(logits, rows), exact)
+
+
+def test_the_gradients_of_the_posterior_are_those_of_autograd():
+    random = torch.Generator().manual_seed(0)
+    posterior = torch.randn(5, 6, generator=random, dtype=torch.float64, requires_grad=True)
+    noise = torch.randn(5, 3, generator=random, dtype=torch.float64)
+    mean, log_variance = posterior.chunk(2, dim=1)
+    normal = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    z, divergence = Reparametrised.apply(posterior, noise)
+    torch.testing.assert_close(z, normal.mean + normal.stddev * noise)
+    standard = torch.distributions.Normal(0.0, 1.0)
+    exact = torch.distributions.kl_divergence(normal, standard).sum()
+    torch.testing.assert_close(divergence, exact)
+    assert torch.autograd.gradcheck(Reparametrised.apply, (posterior, noise))
 
 
 def test_the_alpha_loss_is_gaussian_and_ignores_missing_values():
