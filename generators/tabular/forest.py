@@ -34,12 +34,11 @@ from generators.base import (
     OnProgress,
     ParameterError,
     Progress,
-    SchemaError,
     derive_seed,
 )
 from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
-from generators.schema import Data, TableSchema
+from generators.schema import TableSchema
 from generators.tabular.independent import learnable
 from generators.tabular.leaves import (
     Support,
@@ -69,6 +68,7 @@ from generators.tabular.trees import (
     lookup,
     merge,
     stump,
+    without,
 )
 from generators.tabular.verbatim import CopyGuard, contains, copy_profile, row_hashes, snapped
 
@@ -84,12 +84,17 @@ _PRICE_RANGE = 40.0
 # Rows of no difference that are added to every cell of a pair where privacy is 0; at 1 there are 16
 # times as many.
 _RIDGE = 10.0
-# Models that estimate how often unseen rows are hit, and the share of rows that each leaves out.
+# Forests that estimate how often unseen rows are hit, their trees, the share of rows that each
+# leaves out, and rows that each draws.
 _PROBES = 2
+_PROBE_TREES = 4
 _PROBE_FOLDS = 5
+_PROBE_DRAWS = (1000, 50_000)
 # A column is a function of another only if its levels stand for this many rows on average.
 _MIN_SUPPORT = 5
-_PROBE_ROWS = 1000
+_FUNCTION_ROWS = 1000
+# A bound that so many rows hold is hardly ever missing from a sample.
+_COMMON_BOUND = 5
 # Rows on which the rate of copies without conditions is measured.
 _GUARD_ROWS = 8192
 
@@ -117,7 +122,7 @@ class Forest(Conditional):
 
     trees: int = 12
     min_leaf: int = 40
-    privacy: float = 0.25
+    privacy: float = 0.5
     subsample: float = 0.5
     honest: bool = True
     max_predictors: int = 32
@@ -154,48 +159,111 @@ class Forest(Conditional):
         table = _TrainingTable.of(encoded, self.codec_, self.supports_, plain)
         self.trees_: dict[int, Trees] = {}
         self.predictors_: dict[int, Predictors] = {}
-        for column, trees in self._grow(table, information):
-            self.trees_[column] = trees
+        left_out = self._left_out(len(data))
+        probes: list[dict[int, Trees]] = [{} for _ in left_out]
+        for column, grown in self._grow(table, information):
+            # What is a function of another column must stay one.
+            shrink = self._shrink(len(data)) if len(grown) > 1 else 0.0
+            tokens = table.tokens[:, column]
+            self.trees_[column] = merge(grown, tokens, shrink)
+            for probe, rows in zip(probes, left_out, strict=True):
+                some = [without(tree, rows) for tree in grown[:_PROBE_TREES]]
+                probe[column] = merge(some, tokens, shrink)
             seconds = time.perf_counter() - begin
             progress(Progress("fit", len(self.trees_), len(self.order_), seconds))
         self.tilt_ = self._tilt(encoded) if self.calibrate else None
-        self.once_, self.natural_ = copy_profile(snapped(encoded, self.codec_))
-        if self.verbatim_guard and self.natural_ > 0:
-            self.natural_ = min(self.natural_, self._unseen_rate(data, schema))
+        self.bounds_ = self._rare_bounds(encoded)
+        published = snapped(encoded, self.codec_)
+        self.once_, self.natural_ = copy_profile(published)
+        if self.natural_ > 0 and probes:
+            unseen = self._unseen_rate(row_hashes(published), probes, left_out)
+            self.natural_ = min(self.natural_, unseen)
 
     def _tilt(self, encoded: EncodedTable) -> Tilt:
         rng = np.random.default_rng(derive_seed("forest tilt", self.seed))
         ridge = _RIDGE * 4 ** (2 * self.privacy)
         return Tilt.fit(self.codec_, encoded, self._draw_plainly, ridge, rng)
 
-    def _unseen_rate(self, data: pd.DataFrame, schema: TableSchema) -> float:
+    def _left_out(self, rows: int) -> list[np.ndarray]:
+        """The rows that each probe leaves out (bool, shape (N,)); none where none are asked for."""
+        if not self.verbatim_guard or rows < _PROBE_FOLDS:
+            return []
+        seed = derive_seed("forest probe", self.seed)
+        fold = np.random.default_rng(seed).permutation(rows) % _PROBE_FOLDS
+        return [fold == number for number in range(_PROBES)]
+
+    def _unseen_rate(
+        self, hashes: np.ndarray, probes: list[dict[int, Trees]], left_out: list[np.ndarray]
+    ) -> float:
         """The rate at which this model would hit the rows seen once, had it not seen them.
 
         A fresh real row hits them at the Good-Turing rate, a model less often, for it is smoother
         than the truth. Were copies let through at the rate of real rows, a row in train would be
-        hit more often than one that is not. Hence models of the rows outside a probe, and their
-        hits within it.
+        hit more often than one that is not. Hence forests without the rows of a probe in their
+        leaves, and their hits within it.
         """
-        probes = np.random.default_rng(derive_seed("forest probe", self.seed)).permutation(
-            len(data)
-        )
         hits, rows, probed = 0, 0, 0
-        for fold in range(_PROBES):
-            probe = np.sort(probes[fold::_PROBE_FOLDS])
-            rest = np.delete(np.arange(len(data)), probe)
-            if len(rest) < 2:
-                return self.natural_
-            seen = _hashes(self.codec_, data.iloc[probe])
+        draws = int(np.clip(len(hashes), *_PROBE_DRAWS))
+        for number, (trees, outside) in enumerate(zip(probes, left_out, strict=True)):
+            seen = hashes[outside]
             known = np.sort(seen[contains(self.once_, seen)])
-            other = replace(
-                self, verbatim_guard=False, calibrate=False, trees=min(self.trees, 4)
-            ).fit(data.iloc[rest], schema)
-            drawn = other.sample(max(len(data), _PROBE_ROWS), seed=fold)
-            hits += int(contains(known, _hashes(self.codec_, drawn)).sum())
-            rows, probed = rows + len(drawn), probed + len(known)
-        return hits / rows * len(self.once_) / max(probed, 1) * _PROBES
+            rng = np.random.default_rng(derive_seed("forest probe", self.seed, number))
+            drawn = _rows(replace(self._chain(), trees=trees), draws, rng)
+            hits += int(contains(known, row_hashes(drawn)).sum())
+            rows, probed = rows + draws, probed + len(known)
+        return hits / rows * len(self.once_) / max(probed, 1) * len(probes)
 
-    def _grow(self, table: _TrainingTable, information: np.ndarray) -> Iterator[tuple[int, Trees]]:
+    def _rare_bounds(self, encoded: EncodedTable) -> list[tuple[int, bool, float]]:
+        """Bounds that few rows hold: their column, whether it is the upper one, their share.
+
+        Columns that are functions of others, or others of them, are left out.
+        """
+        tied = [
+            c for c, trees in self.trees_.items() if len(trees.roots) == 1 and c != self.order_[0]
+        ]
+        tied += [int(c) for c in tied for c in self.predictors_[c].columns]
+        found = []
+        for column, support in enumerate(self.supports_):
+            if len(support.values) < 2 or column in tied:
+                continue
+            values = support.codec.snap(encoded.values[:, column])
+            for upper, bound in enumerate(support.values[[0, -1]]):
+                levels = np.asarray(support.codec.levels, dtype=np.float64)
+                inside = (levels < bound) if upper else (levels > bound)
+                rows = int((values == bound).sum())
+                if inside.all() and rows < _COMMON_BOUND:
+                    found.append((column, bool(upper), rows / len(values)))
+        return found
+
+    def _reach_bounds(self, encoded: EncodedTable, block: Block) -> None:
+        """Let the outermost rows of a block, in place, take bounds that are due in it.
+
+        A bound that one of N rows holds is missing from a third of the samples of N rows if it is
+        left to chance. Here it is due once in N rows.
+        """
+        for column, upper, share in self.bounds_:
+            before, after = (
+                int(rows * share + 0.5) for rows in (block.start, block.start + block.size)
+            )
+            values = encoded.values[:, column]
+            between = np.flatnonzero(np.isfinite(values))
+            order = between[np.argsort(values[between], kind="stable")]
+            due = min(after - before, len(order))
+            if due > 0:
+                values[order[-due:] if upper else order[:due]] = self.supports_[column].values[
+                    -1 if upper else 0
+                ]
+
+    def _shrink(self, rows: int) -> float:
+        """Rows of its parent that a node is drawn by; leaves that copy on purpose are not."""
+        return self._leaf(rows) / 2 if self.honest and self.subsample < 1 else 0.0
+
+    def _leaf(self, rows: int) -> int:
+        return min(self.min_leaf, max(_LEAF_FLOOR, round(_LEAF_SHARE * rows)))
+
+    def _grow(
+        self, table: _TrainingTable, information: np.ndarray
+    ) -> Iterator[tuple[int, list[Branches]]]:
         """The trees of each column in order; the result does not depend on the thread count."""
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             for place, column in enumerate(self.order_):
@@ -217,7 +285,7 @@ class Forest(Conditional):
                     binned = Binned.of(scores, BINS if self.subsample < 1 else len(scores))
                     branch = partial(self._branch, binned, cells, column)
                     grown = list(pool.map(branch, numbers))
-                yield column, merge(grown, table.tokens[:, column])
+                yield column, grown
 
     def _price(self) -> float:
         """Nats that a split must gain, -40 where privacy is 0 and +40 where it is 1."""
@@ -230,13 +298,13 @@ class Forest(Conditional):
         if self.subsample < 1:
             cut = min(cut, rows - 1, _SHAPE_ROWS)
         shape = np.sort(np.random.default_rng(seed).choice(rows, cut, replace=False))
-        leaf = min(self.min_leaf, max(_LEAF_FLOOR, round(_LEAF_SHARE * rows)))
-        growth = Growth(leaf, self._price(), not self.honest)
+        growth = Growth(self._leaf(rows), self._price(), not self.honest)
         return grow(scores, cells, shape, growth, seed % 2**32)
 
     def _sample_block(self, block: Block) -> pd.DataFrame:
         rng = block.rng()
         encoded = self._draw(block.size, rng)
+        self._reach_bounds(encoded, block)
         if self.verbatim_guard:
             self._redraw_copies(encoded, self._draw, self._keep(encoded), rng)
         frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
@@ -296,10 +364,7 @@ class Forest(Conditional):
         return self.tilt_.pick(self._draw_plainly(POOL * size, rng), size, rng)
 
     def _draw_plainly(self, size: int, rng: np.random.Generator) -> EncodedTable:
-        chain = self._chain()
-        encoded = chain.empty(size)
-        chain.extend(encoded, 0, rng)
-        return encoded
+        return _rows(self._chain(), size, rng)
 
     def _keep(self, encoded: EncodedTable) -> float:
         return CopyGuard(self.once_, self.natural_).keep(encoded)
@@ -319,6 +384,8 @@ class Forest(Conditional):
             "codec": self.codec_.to_json(),
             "order": self.order_,
             "natural": self.natural_,
+            "bounds": self.bounds_,
+            "shrink": {str(column): trees.shrink for column, trees in self.trees_.items()},
         }
         if self.tilt_ is not None:
             tilt, state["tilt"] = self.tilt_.state()
@@ -331,7 +398,15 @@ class Forest(Conditional):
         self.codec_ = TableCodec.from_json(schema, state["codec"])
         self.supports_ = restore_supports(self.codec_, arrays)
         self.order_ = state["order"]
-        self.trees_ = {column: Trees.restore(f"{column}", arrays) for column in self.order_}
+        shrink = state.get("shrink", {})
+        self.trees_ = {
+            column: Trees.restore(f"{column}", arrays, shrink.get(str(column), 0.0))
+            for column in self.order_
+        }
+        self.bounds_ = [
+            (int(column), bool(upper), float(share))
+            for column, upper, share in state.get("bounds", [])
+        ]
         self.predictors_ = {
             column: Predictors.restore(f"{column}", arrays) for column in self.order_
         }
@@ -384,7 +459,7 @@ class _TrainingTable:
 
         A level must stand for several rows on average, or the function would be chance.
         """
-        step = max(1, len(self.tokens) // _PROBE_ROWS)
+        step = max(1, len(self.tokens) // _FUNCTION_ROWS)
         for every in (step, 1):
             key = self.tokens[::every, column].astype(np.int64)
             levels = len(np.unique(key))
@@ -407,7 +482,8 @@ class _TrainingTable:
         return telling_scale(codes, cells, codec.size)
 
 
-def _hashes(codec: TableCodec, frame: Data) -> np.ndarray:
-    if not isinstance(frame, pd.DataFrame):
-        raise SchemaError("a table generator samples frames")
-    return row_hashes(snapped(codec.encode(frame), codec))
+def _rows(chain: Chain, size: int, rng: np.random.Generator) -> EncodedTable:
+    """``size`` rows of the chain."""
+    encoded = chain.empty(size)
+    chain.extend(encoded, 0, rng)
+    return encoded

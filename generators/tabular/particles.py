@@ -69,10 +69,12 @@ class Chain:
         return EncodedTable(np.zeros(shape, np.int32), np.full(shape, np.nan))
 
     def leaf(self, column: int, encoded: EncodedTable, rng: np.random.Generator) -> np.ndarray:
-        """The leaf of each row in one of the column's trees, picked at random."""
+        """The leaf of each row in one of the column's trees, picked at random and evenly."""
         scores = self.predictors[column](encoded)
         trees = self.trees[column]
-        return trees.apply(scores, rng.integers(len(trees.roots), size=len(encoded)))
+        picked = rng.permutation(np.arange(len(encoded)) % len(trees.roots))
+        reached = trees.apply(scores, picked)
+        return trees.shrunk(reached, rng)
 
     def extend(self, encoded: EncodedTable, start: int, rng: np.random.Generator) -> None:
         """Draw, in place, the columns from the place ``start`` of the order on."""

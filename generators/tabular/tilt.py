@@ -29,7 +29,7 @@ _CELLS = (4, 48)
 _ROWS_PER_PAIR = 16
 # Pairs, at most: those whose tables differ most.
 _MOST_PAIRS = 150
-_SWEEPS = 4
+_SWEEPS = 3
 # Cells that are one in the coarse and the fine table of a pair.
 _STEPS = (4, 1)
 # Rows of the table to learn from, at most.
@@ -86,7 +86,10 @@ class Tilt:
 
     def odds(self, encoded: EncodedTable) -> np.ndarray:
         """How much too rare the model makes each row, within (0, POOL]; shape (N,)."""
-        states, sizes = self.cells.encode(encoded), self.cells.sizes
+        return self._odds(self.cells.encode(encoded))
+
+    def _odds(self, states: np.ndarray) -> np.ndarray:
+        sizes = self.cells.sizes
         logs, start = np.full(len(states), self.shift), 0
         for a, b in self.pairs.tolist():
             logs += self.tables[start + _keys(states, a, b, sizes)]
@@ -95,8 +98,16 @@ class Tilt:
         return odds
 
     def pick(self, encoded: EncodedTable, n: int, rng: np.random.Generator) -> EncodedTable:
-        """``n`` of the rows, each as likely as its odds say."""
-        return encoded.take(rng.permutation(systematic(self.odds(encoded), n, rng)))
+        """``n`` of the rows, each as likely as its odds say.
+
+        Rows stand in the order of their cells while every so-manieth is kept, the columns of the
+        fewest cells counting first: so cells of these are as frequent as they should be, not only
+        on average.
+        """
+        states = self.cells.encode(encoded)
+        alike = np.lexsort(states.T[np.argsort(self.cells.sizes, kind="stable")[::-1]])
+        chosen = systematic(self._odds(states)[alike], n, rng)
+        return encoded.take(rng.permutation(alike[chosen]))
 
     def pick_each(self, encoded: EncodedTable, rng: np.random.Generator) -> EncodedTable:
         """One of every ``POOL`` rows that stand together, each as likely as its odds say."""
@@ -158,18 +169,16 @@ def _fitted(
     weight = np.where(real, 1.0, real.sum() / (~real).sum())
     logs = np.zeros(len(real))
     parts = [
-        _Part(_keys(states // step, a, b, coarse), np.zeros(coarse[a] * coarse[b]), place, step)
+        _Part.of(_keys(states // step, a, b, coarse), coarse[a] * coarse[b], place, step, weight)
         for step in _STEPS
         for coarse in [[-(-size // step) for size in sizes]]
         for place, (a, b) in enumerate(pairs.tolist())
     ]
     for _ in range(_SWEEPS):
         for part in parts:
-            chance = expit(logs)
-            size = len(part.table)
-            slope = np.bincount(part.keys, weight * (real - chance), minlength=size)
-            curve = np.bincount(part.keys, weight * chance * (1 - chance), minlength=size)
-            change = (slope - ridge * part.table) / (curve + ridge)
+            rest = weight * (real - expit(logs))
+            slope = np.bincount(part.keys, rest, minlength=len(part.table))
+            change = (slope - ridge * part.table) / (part.curve + ridge)
             part.table[:] += change
             logs += change[part.keys]
     tables = [np.zeros(sizes[a] * sizes[b]) for a, b in pairs.tolist()]
@@ -188,11 +197,20 @@ class _Part:
     Attributes:
         keys: the cell of each row.
         table: the log-odds of each cell.
+        curve: the curvature of the log-likelihood where both sides are as likely, which bounds
+            that everywhere else, so that no step is too long (Boehning, Lindsay 1988).
         pair: number of the pair.
         step: cells in one.
     """
 
     keys: np.ndarray
     table: np.ndarray
+    curve: np.ndarray
     pair: int
     step: int
+
+    @classmethod
+    def of(cls, keys: np.ndarray, size: int, pair: int, step: int, weight: np.ndarray) -> Self:
+        """An empty table of so many cells, for rows of this ``weight`` (N,)."""
+        curve = np.bincount(keys, weight, minlength=size) / 4
+        return cls(keys, np.zeros(size), curve, pair, step)

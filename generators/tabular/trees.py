@@ -9,6 +9,7 @@ be predicted and small where it can.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -33,6 +34,7 @@ class Trees:
         leaf: number of the leaf that a node is, -1 elsewhere; shape (nodes,).
         roots: the first node of each tree; shape (trees,).
         leaves: the members of all leaves.
+        shrink: rows of its parent that are added to every node.
     """
 
     feature: np.ndarray
@@ -42,6 +44,7 @@ class Trees:
     leaf: np.ndarray
     roots: np.ndarray
     leaves: Leaves
+    shrink: float = 0.0
 
     def apply(self, scores: np.ndarray, tree: np.ndarray) -> np.ndarray:
         """The leaf that each row of ``scores`` (N, D) reaches in the tree that it picked."""
@@ -55,6 +58,63 @@ class Trees:
         reached: np.ndarray = self.leaf[node]
         return reached
 
+    def shrunk(self, leaf: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """For each leaf itself or, by chance, another below one of its ancestors.
+
+        A draw from it is one from the leaf's distribution after every node's has been drawn
+        towards its parent's by ``shrink`` rows (hierarchical shrinkage: Agarwal, Tan, Ronen,
+        Singh, Yu 2022, arXiv 2202.00858): a node of n rows gives way to its parent with chance
+        ``shrink / (n + shrink)``.
+        """
+        if self.shrink <= 0:
+            return leaf
+        node = self._nodes[leaf]
+        gives_way = self.shrink / (self._ends[node] - self._begins[node] + self.shrink)
+        active = np.flatnonzero(rng.random(len(node)) < gives_way)
+        active = active[self._parents[node[active]] >= 0]
+        moved = active
+        while len(active):
+            node[active] = self._parents[node[active]]
+            at = node[active]
+            gives_way = self.shrink / (self._ends[at] - self._begins[at] + self.shrink)
+            further = (rng.random(len(at)) < gives_way) & (self._parents[at] >= 0)
+            active = active[further]
+        at = node[moved]
+        row = self._begins[at] + rng.random(len(at)) * (self._ends[at] - self._begins[at])
+        starts = self.leaves.cumulative[self.leaves.start]
+        leaf = leaf.copy()
+        leaf[moved] = np.searchsorted(starts, row.astype(np.int64), side="right") - 1
+        return leaf
+
+    @cached_property
+    def _nodes(self) -> np.ndarray:
+        """The node of each leaf."""
+        return np.flatnonzero(self.leaf >= 0)
+
+    @cached_property
+    def _parents(self) -> np.ndarray:
+        """The parent of each node, -1 above a root."""
+        parents = np.full(len(self.feature), -1)
+        inner = np.flatnonzero(self.feature >= 0)
+        parents[self.left[inner]] = parents[self.right[inner]] = inner
+        return parents
+
+    @cached_property
+    def _begins(self) -> np.ndarray:
+        """The first row below each node: nodes stand in depth-first order, and so do leaves."""
+        before: np.ndarray = np.cumsum(self.leaf >= 0) - (self.leaf >= 0)
+        begins: np.ndarray = self.leaves.cumulative[self.leaves.start[before]]
+        return begins
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """The row behind the last one below each node."""
+        last = self.leaf.copy()
+        for node in np.flatnonzero(self.feature >= 0)[::-1].tolist():
+            last[node] = last[self.right[node]]
+        ends: np.ndarray = self.leaves.cumulative[self.leaves.start[last + 1]]
+        return ends
+
     def state(self, prefix: str) -> Arrays:
         """Arrays for saving; ``restore`` is the inverse."""
         own = {name: getattr(self, name) for name in _TREE_ARRAYS}
@@ -62,10 +122,11 @@ class Trees:
         return {f"{prefix}.{name}": array for name, array in {**own, **members}.items()}
 
     @classmethod
-    def restore(cls, prefix: str, arrays: Arrays) -> Self:
+    def restore(cls, prefix: str, arrays: Arrays, shrink: float = 0.0) -> Self:
         """The trees that ``state`` wrote."""
         leaves = Leaves(**{name: arrays[f"{prefix}.{name}"] for name in _LEAF_ARRAYS})
-        return cls(**{name: arrays[f"{prefix}.{name}"] for name in _TREE_ARRAYS}, leaves=leaves)
+        own = {name: arrays[f"{prefix}.{name}"] for name in _TREE_ARRAYS}
+        return cls(**own, leaves=leaves, shrink=shrink)
 
 
 _TREE_ARRAYS = ("feature", "threshold", "left", "right", "leaf", "roots")
@@ -84,7 +145,7 @@ class Branches:
     home: np.ndarray
 
 
-def merge(grown: list[Branches], tokens: np.ndarray) -> Trees:
+def merge(grown: list[Branches], tokens: np.ndarray, shrink: float = 0.0) -> Trees:
     """One column's trees in flat arrays, with the ``tokens`` of their members in the leaves."""
     sizes = [len(tree.feature) for tree in grown]
     roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
@@ -102,6 +163,21 @@ def merge(grown: list[Branches], tokens: np.ndarray) -> Trees:
         leaf=leaf,
         roots=roots,
         leaves=Leaves.build(leaf[home], tokens[members], int(is_leaf.sum())),
+        shrink=shrink,
+    )
+
+
+def without(grown: Branches, left_out: np.ndarray) -> Branches:
+    """The tree without these members (bool, shape (N,), of all rows; some must stay).
+
+    A leaf that loses all its members gets one that it never had.
+    """
+    stay = ~left_out[grown.members]
+    members, home = grown.members[stay], grown.home[stay]
+    empty = np.setdiff1d(np.flatnonzero(grown.feature < 0), home)
+    any_row = np.full(len(empty), np.argmin(left_out))
+    return replace(
+        grown, members=np.concatenate([members, any_row]), home=np.concatenate([home, empty])
     )
 
 
