@@ -22,7 +22,7 @@ from generators.encoding import EncodedTable, TableCodec
 from generators.tabular import trees as module
 from generators.tabular.forest import Forest
 from generators.tabular.independent import Independent
-from generators.tabular.leaves import Leaves
+from generators.tabular.leaves import Leaves, spread
 from generators.tabular.ordering import mutual_information, telling_scale
 from generators.tabular.verbatim import copy_profile, row_hashes
 
@@ -114,7 +114,7 @@ def test_the_guard_brings_copies_down_to_the_natural_rate_not_to_zero(
 ) -> None:
     train, holdout = unique_rows
     natural = copied(holdout, train)
-    careless = {"honest": False, "min_leaf": 3}
+    careless = {"honest": False, "min_leaf": 3, "privacy": 0.25}
     bare = copied(fit_sample(train, 10_000, **careless, verbatim_guard=False), train)
     guarded = copied(fit_sample(train, 10_000, **careless), train)
     assert bare > 10 * natural
@@ -275,6 +275,65 @@ def test_a_leaf_draws_its_members_by_weight(members: list[tuple[int, int]]) -> N
         got = np.bincount(drawn[asked == number], minlength=10) / 4000
         want = np.bincount(token[group == number], minlength=10) / (group == number).sum()
         assert np.abs(got - want).max() < 0.04
+
+
+def test_even_draws_are_nearer_to_the_leaf_than_chance_and_hang_together_by_nothing() -> None:
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 20, 4000)
+    one, other = spread(group, rng), spread(group, rng)
+    assert one.min() >= 0
+    assert one.max() < 1
+    for number in range(20):
+        mine = np.sort(one[group == number])
+        # The discrepancy of so many independent numbers is about 0.06.
+        assert np.abs(mine - (np.arange(len(mine)) + 0.5) / len(mine)).max() < 0.02
+        both = np.corrcoef(one[group == number], other[group == number])[0, 1]
+        assert abs(both) < 4 / np.sqrt(len(mine))
+    assert abs(np.corrcoef(one[:-1], one[1:])[0, 1]) < 4 / np.sqrt(len(one))
+    assert 0 <= spread(np.zeros(1, np.int64), rng)[0] < 1
+
+
+def test_a_node_is_drawn_towards_its_parent_by_so_many_rows() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 4, (120, 1)).astype(np.float32)
+    tokens = rng.integers(0, 5, 120).astype(np.int32)
+    lone = module.lookup(scores[:, 0])
+    trees = module.merge([lone, lone], tokens, shrink=15.0)
+    reached = np.repeat(trees.apply(np.array([[2.0]], np.float32), np.array([1])), 60_000)
+    leaf = trees.shrunk(reached, rng)
+    drawn = trees.leaves.tokens[trees.leaves.draw(leaf, rng)]
+    want = np.bincount(tokens, minlength=5) / 120
+    for rows in (scores[:, 0] >= 2, scores[:, 0] == 2):
+        want = (np.bincount(tokens[rows], minlength=5) + 15 * want) / (rows.sum() + 15)
+    assert np.abs(np.bincount(drawn, minlength=5) / 60_000 - want).max() < 0.01
+    assert (module.merge([lone], tokens).shrunk(reached, rng) == reached).all()
+
+
+def test_a_tree_without_some_rows_keeps_all_its_leaves() -> None:
+    scores = np.repeat(np.arange(4.0), 5)[:, None].astype(np.float32)
+    left_out = (np.arange(20) % 2 == 0) | (np.arange(20) < 5)
+    trees = module.merge([module.without(module.lookup(scores[:, 0]), left_out)], np.arange(20))
+    leaf = trees.apply(scores, np.zeros(20, np.int64))
+    for number in range(4):
+        start, end = trees.leaves.start[leaf[5 * number] + np.arange(2)]
+        held = trees.leaves.tokens[start:end]
+        assert len(held)
+        assert not left_out[held].any()
+
+
+@pytest.mark.parametrize("size", [1200, 3000])
+def test_samples_reach_the_bounds_that_one_row_holds(size: int) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=3000), "b": rng.normal(size=3000)})
+    frame["c"] = frame["a"] + rng.normal(size=3000)
+    model = Forest(trees=2, calibrate=False).fit(frame, TableSchema.infer(frame))
+    for seed in range(3):
+        made = model.sample(size, seed=seed)
+        bounds = [frame.min(), frame.max()]
+        held = [int((made[name] == bound[name]).sum()) for bound in bounds for name in "abc"]
+        assert max(held) <= 6
+        if size == 3000:
+            assert min(held) >= 1
 
 
 def test_mutual_information_agrees_with_scikit_learn() -> None:

@@ -84,6 +84,18 @@ def test_no_row_counts_for_more_than_the_pool_holds() -> None:
     assert len(one_each) == 500
 
 
+def test_kept_rows_have_the_shares_of_the_few_cells_almost_exactly() -> None:
+    codec, encoded = learned(table())
+    rng = np.random.default_rng(7)
+    tilt = Tilt.fit(codec, encoded, lambda n, r: shuffled(encoded, n, r), 5.0, rng)
+    pool = shuffled(encoded, 3000, rng)
+    odds = tilt.odds(pool)
+    want = odds[pool.codes[:, 2] == 0].sum() / odds.sum()
+    for _ in range(5):
+        # The standard error of a thousand independent rows is 0.016.
+        assert abs((tilt.pick(pool, 1000, rng).codes[:, 2] == 0).mean() - want) < 0.002
+
+
 def test_what_was_saved_comes_back() -> None:
     codec, encoded = learned(table())
     rng = np.random.default_rng(5)
