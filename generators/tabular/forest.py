@@ -3,15 +3,21 @@
 Columns are put in order. The first comes from its marginal; every later one from decision trees
 on the columns before it: a synthetic row picks one of the column's trees, falls into a leaf, and
 draws a member of that leaf (Reiter 2005, "Using CART to generate partially synthetic public use
-microdata"; Nowok, Raab, Dibben 2016, "synthpop"). Three things keep it from copying:
+microdata"; Nowok, Raab, Dibben 2016, "synthpop"). Four things keep it from copying:
 
 - leaves are honest (Athey, Imbens 2016): the rows that shape a tree are not the rows in its leaves,
   and they alone decide which of its splits stay;
+- leaves are drawn towards their parents, the smaller the more, which also makes them more faithful
+  to rows that were not learned (hierarchical shrinkage);
 - continuous values are interpolated between the order statistics of the leaf's distinct values;
 - rows that equal a training row are drawn again until they are as rare as in fresh real data.
 
 What trees get wrong about pairs of columns is then learned from the training table and corrected
 by drawing three times as many rows and keeping each by its odds (``tilt.py``).
+
+Rows are not drawn independently: draws from a leaf lie evenly, rows are kept in the order of their
+cells, and a bound that one of N rows holds is reached once in N rows. So a sample's columns and
+pairs are nearer to the model's than chance would have it.
 """
 
 from __future__ import annotations
@@ -161,9 +167,11 @@ class Forest(Conditional):
         self.predictors_: dict[int, Predictors] = {}
         left_out = self._left_out(len(data))
         probes: list[dict[int, Trees]] = [{} for _ in left_out]
-        for column, grown in self._grow(table, information):
+        tied: list[int] = []
+        for column, grown, cause in self._grow(table, information):
             # What is a function of another column must stay one.
-            shrink = self._shrink(len(data)) if len(grown) > 1 else 0.0
+            tied += [] if cause is None else [column, cause]
+            shrink = self._shrink(len(data)) if cause is None else 0.0
             tokens = table.tokens[:, column]
             self.trees_[column] = merge(grown, tokens, shrink)
             for probe, rows in zip(probes, left_out, strict=True):
@@ -172,7 +180,7 @@ class Forest(Conditional):
             seconds = time.perf_counter() - begin
             progress(Progress("fit", len(self.trees_), len(self.order_), seconds))
         self.tilt_ = self._tilt(encoded) if self.calibrate else None
-        self.bounds_ = self._rare_bounds(encoded)
+        self.bounds_ = self._rare_bounds(encoded, tied)
         published = snapped(encoded, self.codec_)
         self.once_, self.natural_ = copy_profile(published)
         if self.natural_ > 0 and probes:
@@ -213,15 +221,11 @@ class Forest(Conditional):
             rows, probed = rows + draws, probed + len(known)
         return hits / rows * len(self.once_) / max(probed, 1) * len(probes)
 
-    def _rare_bounds(self, encoded: EncodedTable) -> list[tuple[int, bool, float]]:
+    def _rare_bounds(self, encoded: EncodedTable, tied: list[int]) -> list[tuple[int, bool, float]]:
         """Bounds that few rows hold: their column, whether it is the upper one, their share.
 
-        Columns that are functions of others, or others of them, are left out.
+        ``tied`` columns are left out: functions of others, and those that they are functions of.
         """
-        tied = [
-            c for c, trees in self.trees_.items() if len(trees.roots) == 1 and c != self.order_[0]
-        ]
-        tied += [int(c) for c in tied for c in self.predictors_[c].columns]
         found = []
         for column, support in enumerate(self.supports_):
             if len(support.values) < 2 or column in tied:
@@ -256,15 +260,18 @@ class Forest(Conditional):
 
     def _shrink(self, rows: int) -> float:
         """Rows of its parent that a node is drawn by; leaves that copy on purpose are not."""
-        return self._leaf(rows) / 2 if self.honest and self.subsample < 1 else 0.0
+        return self._leaf(rows) / 4 if self.honest and self.subsample < 1 else 0.0
 
     def _leaf(self, rows: int) -> int:
         return min(self.min_leaf, max(_LEAF_FLOOR, round(_LEAF_SHARE * rows)))
 
     def _grow(
         self, table: _TrainingTable, information: np.ndarray
-    ) -> Iterator[tuple[int, list[Branches]]]:
-        """The trees of each column in order; the result does not depend on the thread count."""
+    ) -> Iterator[tuple[int, list[Branches], int | None]]:
+        """Each column in order, its trees, and the column that it is a function of.
+
+        The result does not depend on the thread count.
+        """
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             for place, column in enumerate(self.order_):
                 earlier = np.array(self.order_[:place], dtype=np.int64)
@@ -285,7 +292,7 @@ class Forest(Conditional):
                     binned = Binned.of(scores, BINS if self.subsample < 1 else len(scores))
                     branch = partial(self._branch, binned, cells, column)
                     grown = list(pool.map(branch, numbers))
-                yield column, grown
+                yield column, grown, int(known[0]) if known else None
 
     def _price(self) -> float:
         """Nats that a split must gain, -40 where privacy is 0 and +40 where it is 1."""
