@@ -1,6 +1,7 @@
 """The audit of a generator: a copier is found, a careful one is not, and nothing is published."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ from pipelines import steps
 from pipelines.audit import audit
 from pipelines.home import Home
 from pipelines.spec import parse_spec
+from validators.privacy.canaries import METRIC
+from validators.verdict import scorecard_digest
 
 COPIER = {
     "trees": 1,
@@ -88,3 +91,31 @@ def test_images_are_audited_with_images(tmp_path):
     # Ten steps remember nobody.
     assert result.passed
     assert result.found.canaries == 100
+
+
+def test_an_audit_stands_on_the_report_of_its_model_from_then_on(release):
+    audited = release(min_leaf=40)
+    steps.fit(audited)
+    steps.sample(audited)
+    (before,) = steps.score(audited).select(METRIC)
+    steps.decide(audited)
+    page = audited.evidence_folder / "report.html"
+    assert before.skipped is not None
+    assert "likeness audit" in page.read_text("utf-8")
+    rest = [score for score in steps.score(audited) if score.metric != METRIC]
+
+    found = audit(audited, 120).found
+    audit(audited, 60)  # the one of most canaries stands
+    card = steps.score(audited)
+    (told,) = card.select(METRIC)
+    assert (told.value, told.low, told.high) == found.epsilon
+    assert told.n == found.canaries
+    assert [score for score in card if score.metric != METRIC] == rest
+    assert steps.decide(audited).scorecard_digest == scorecard_digest(card)
+    text = " ".join(page.read_text("utf-8").split())
+    assert "What planted records prove" in text
+    assert f"{found.canaries} records that stand out" in text
+    assert steps.score(audited) == card
+    # Another seed is another model, which nobody has audited.
+    other = replace(audited, spec=audited.spec.model_copy(update={"seed": 5}))
+    assert not other.audit_files

@@ -11,9 +11,11 @@ import pytest
 from statsmodels.api import datasets
 
 from generators.schema import TableSchema
-from validators import Comparison, Score, Scorecard, report
+from validators import Comparison, Score, Scorecard, report, wording
 from validators.aggregates import MIN_ROWS, OTHER, Discretion, associations, cramers_v, marginals
+from validators.base import skipped
 from validators.contract import load_contract
+from validators.privacy.canaries import CanaryAudit, epsilon_bounds
 from validators.report import ReportContext, gate_rows, render_report
 from validators.verdict import GateResult, Verdict, scorecard_digest
 
@@ -186,6 +188,42 @@ def test_a_verdict_that_passes_is_cleared_for_release(context):
     assert "Cleared for release" in text
     assert "There is evidence for low disclosure risk" in text
     assert "no sufficient evidence" not in text
+
+
+def test_planted_records_have_their_bound_with_what_it_means(context):
+    """ε ≥ 1.03 where 80 of 100 guesses are right at one third of 5 %, see ``bound_epsilon``."""
+    found = CanaryAudit(400, 203, 100, 80, epsilon_bounds(80, 100, 1 - 0.05 / 3))
+    text = checked(render_report(dataclasses.replace(context, audit=found)))
+    assert "100 surest 80 were right, 80 %" in " ".join(text.split())
+    assert f"ε ≥ {found.epsilon.low:.3f}" in text
+    assert "It does not mean" in text
+    assert "No more than 1 proven" in text
+    proven = dataclasses.replace(found, epsilon=epsilon_bounds(100, 100))
+    text = checked(render_report(dataclasses.replace(context, audit=proven)))
+    assert "More than 1 is proven" in text
+
+
+def test_without_an_audit_the_page_says_so_with_the_command(context):
+    reason = "not tested: `likeness audit` does it"
+    card = Scorecard((*context.scorecard, skipped("canary_epsilon", "privacy", reason)))
+    text = checked(render_report(dataclasses.replace(context, scorecard=card)))
+    untested = text[text.index("What was not tested") :]
+    assert "Privacy loss ε that planted records prove" in untested
+    assert reason in untested
+    assert "It does not mean" not in text
+
+
+def test_every_gate_is_counted_once(context):
+    """Open questions neither hold nor fail; what is not asked is not counted."""
+    asked = [g for g in context.verdict.gates if not g.not_applicable]
+    said = wording.tally_of(context.verdict.gates)
+    counts = [int(number) for number in re.findall(r"\d+", said)]
+    assert counts[0] == len(asked) == sum(counts[1:])
+    assert said in checked(render_report(context))
+    assert wording.tally(hold=1, undecided=0, warned=0) == "1 gate: 1 holds"
+    assert wording.tally(hold=0, undecided=0, warned=0) == "no gate applies"
+    several = wording.tally(hold=2, undecided=1, warned=1, failed=2)
+    assert several == "6 gates: 2 hold, 1 is open (too few rows to tell), 1 warns, 2 fail"
 
 
 def test_privacy_without_a_gate_is_no_evidence():
