@@ -7,6 +7,7 @@ is judged never sets its own yardstick. Ids and free text are left out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -160,7 +161,7 @@ class _Parts:
 
     def view(self) -> TableView:
         return TableView(
-            _stack(self.codes, self.length, np.int32),
+            _stack(self.codes, self.length, np.int32, "F"),
             _stack(self.numbers, self.length, np.float32),
             _stack(self.missing, self.length, np.bool_),
             _stack(self.categories, self.length, np.int32),
@@ -172,9 +173,14 @@ def _add_levels(
     tables: dict[str, _Parts], series: dict[str, pd.Series], bins: int, sizes: list[int]
 ) -> int:
     """Encode a column of levels in all tables; its number of category codes."""
-    real = pd.concat([series["train"].astype(object), series["holdout"].astype(object)])
-    counts = real.value_counts()
-    lookup = {_plain(level): code for code, level in enumerate(counts.index)}
+    found = {name: _factorized(values) for name, values in series.items()}
+    counts: dict[object, int] = {}
+    for positions, uniques in (found["train"], found["holdout"]):
+        for level, count in zip(uniques, np.bincount(positions + 1)[1:].tolist(), strict=False):
+            counts[level] = counts.get(level, 0) + count
+    falling = pd.Series(counts.values(), pd.Index(list(counts), dtype=object), dtype=np.int64)
+    levels = falling.sort_values(ascending=False).index
+    lookup = {_plain(level): code for code, level in enumerate(levels)}
     kept = len(lookup) if len(lookup) <= bins else bins - 1
     lumped = len(lookup) > kept
     sizes.append(kept + lumped + 2)
@@ -183,16 +189,24 @@ def _add_levels(
     cells = np.minimum(np.arange(len(lookup) + 2), kept)
     cells[unseen], cells[missing] = kept + lumped, kept + lumped + 1
     for name, parts in tables.items():
-        codes, exact = _level_codes(series[name], lookup)
+        codes, exact = _level_codes(*found[name], lookup)
         parts.categories.append(codes)
         parts.codes.append(cells[codes])
         parts.add_identity(exact)
     return len(lookup) + 2
 
 
-def _level_codes(series: pd.Series, lookup: dict[object, int]) -> tuple[np.ndarray, np.ndarray]:
+def _factorized(series: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """The position of each value among the distinct ones, -1 where it is missing, and these."""
+    values = series if series.dtype == object else series.astype(object)
+    positions, uniques = pd.factorize(values, use_na_sentinel=True)
+    return positions, np.asarray(uniques, dtype=object)
+
+
+def _level_codes(
+    positions: np.ndarray, uniques: np.ndarray, lookup: dict[object, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Codes of the levels, and 64-bit identities that keep unseen levels apart."""
-    positions, uniques = pd.factorize(series.astype(object), use_na_sentinel=True)
     unseen, missing = len(lookup), len(lookup) + 1
     codes, exact = [], []
     for value in uniques:
@@ -220,9 +234,10 @@ def _add_numbers(
     """Encode a numerical or datetime column in all tables."""
     numbers = {name: to_numbers(values) for name, values in series.items()}
     real = np.concatenate([numbers["train"], numbers["holdout"]])
-    real = real[np.isfinite(real)]
-    cells = _NumberCells.fit(real, bins)
-    centre, width = _robust_range(real)
+    # Sorted once: distinct values and all quantiles are read off it.
+    ordered = np.sort(real[np.isfinite(real)])
+    cells = _NumberCells.fit(ordered, bins)
+    centre, width = _robust_range(ordered)
     sizes.append(cells.size)
     for name, parts in tables.items():
         values = numbers[name]
@@ -248,15 +263,17 @@ class _NumberCells:
         return len(self.spikes) + (len(self.edges) + 1 if self.binned else 0) + 2
 
     @classmethod
-    def fit(cls, real: np.ndarray, bins: int) -> _NumberCells:
-        values, counts = np.unique(real, return_counts=True)
+    def fit(cls, ordered: np.ndarray, bins: int) -> _NumberCells:
+        """Cells for these finite numbers, sorted."""
+        starts = np.flatnonzero(np.diff(ordered, prepend=-np.inf) > 0)
+        values, counts = ordered[starts], np.diff(starts, append=len(ordered))
         if len(values) <= bins:
             return cls(values, np.empty(0), binned=False)
         # A value that would fill a quantile bin on its own is a spike; it leaves the bins.
-        frequent = counts > len(real) / bins
-        rest = real[~np.isin(real, values[frequent])]
+        frequent = counts > len(ordered) / bins
+        rest = ordered[np.repeat(~frequent, counts)]
         inner = max(2, bins - int(frequent.sum()))
-        edges = np.unique(np.quantile(rest, np.arange(1, inner) / inner))
+        edges = np.unique(_quantiles(rest, np.arange(1, inner) / inner))
         return cls(values[frequent], edges, binned=True)
 
     def encode(self, numbers: np.ndarray) -> np.ndarray:
@@ -275,13 +292,24 @@ class _NumberCells:
         return codes
 
 
-def _robust_range(real: np.ndarray) -> tuple[float, float]:
-    """Median and 1-99 % range; the full range, else 1, where that is empty."""
-    if len(real) == 0:
+def _robust_range(ordered: np.ndarray) -> tuple[float, float]:
+    """Median and 1-99 % range of sorted numbers; the full range, else 1, where that is empty."""
+    if len(ordered) == 0:
         return 0.0, 1.0
-    low, centre, high = np.quantile(real, [0.01, 0.5, 0.99])
-    width = float(high - low) or float(real.max() - real.min()) or 1.0
+    low, centre, high = _quantiles(ordered, np.array([0.01, 0.5, 0.99]))
+    width = float(high - low) or float(ordered[-1] - ordered[0]) or 1.0
     return float(centre), width
+
+
+def _quantiles(ordered: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """As ``np.quantile`` gives them, of numbers that are sorted already."""
+    at = (len(ordered) - 1) * probabilities
+    below = np.floor(at).astype(np.int64)
+    # Linear between the two neighbours, from the nearer one, so that rounding is the same.
+    a, b = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
+    part, step = at - below, b - a
+    values: np.ndarray = np.where(part < 0.5, a + step * part, b - step * (1 - part))
+    return values
 
 
 def _canonical(numbers: np.ndarray, column: Column) -> np.ndarray:
@@ -298,8 +326,14 @@ def _plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _stack(columns: list[np.ndarray], length: int, dtype: type[np.generic]) -> np.ndarray:
-    stacked = np.empty((length, len(columns)), dtype=dtype)
+def _stack(
+    columns: list[np.ndarray],
+    length: int,
+    dtype: type[np.generic],
+    order: Literal["C", "F"] = "C",
+) -> np.ndarray:
+    # Cells are counted by column, numbers are compared by row.
+    stacked = np.empty((length, len(columns)), dtype=dtype, order=order)
     for position, column in enumerate(columns):
         stacked[:, position] = column
     return stacked

@@ -53,7 +53,10 @@ def pair_counts(
 def _by_column(codes: np.ndarray, rows: np.ndarray, cells: int) -> np.ndarray:
     """The codes of these rows, (D, n), as integers that hold the cells of any pair."""
     kind = np.uint16 if cells <= np.iinfo(np.uint16).max else np.int64
-    return np.ascontiguousarray(codes.astype(kind)[rows].T)
+    columns = np.empty((codes.shape[1], len(rows)), dtype=kind)
+    for position, column in enumerate(columns):
+        np.take(codes[:, position].astype(kind), rows, out=column)
+    return columns
 
 
 def _counts(
