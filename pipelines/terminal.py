@@ -170,7 +170,10 @@ class Terminal:
                     end_section=number == len(gates) - 1 and dimension != "bias",
                 )
         self.out.print(table)
-        self.out.print(tally_of(verdict.gates), soft_wrap=True)
+        said = tally_of(verdict.gates)
+        if any(gate.inconclusive and gate.passed for gate in verdict.gates):
+            said += "; open: too few rows to tell, nothing is proven against it"
+        self.out.print(said, soft_wrap=True)
         if not wide:
             self.out.print(
                 "[dim]the report and --json also say from how many rows, and what they can see[/]"

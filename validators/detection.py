@@ -20,8 +20,8 @@ from .statistics import (
     Estimate,
     auc_difference,
     auc_with_interval,
+    detectable_of,
     minimum_detectable_auc,
-    minimum_detectable_difference,
     two_proportion_difference,
 )
 
@@ -176,7 +176,7 @@ def _telltale(fake: list[Scored], real: list[Scored], n: int) -> Score:
         high=excess.high,
         reference=0.0,
         n=n,
-        minimum_detectable=minimum_detectable_difference(max(usual, 1) / n, n, n),
+        minimum_detectable=detectable_of(excess),
     )
 
 

@@ -17,7 +17,7 @@ from scipy import stats
 from .base import Score, skipped
 from .comparison import Comparison
 from .privacy.neighbours import MixedPoints
-from .statistics import minimum_detectable_difference, subsample_interval, two_proportion_difference
+from .statistics import detectable_of, subsample_interval, two_proportion_difference
 
 METRICS = ("coverage_ratio", "density_ratio")
 _MIN_ROWS = 20
@@ -196,14 +196,14 @@ def _duplicates(comparison: Comparison) -> Score:
             (table.holdout, rows.holdout),
         )
     )
-    value, low, high = two_proportion_difference(fake, n, real, n)
+    excess = two_proportion_difference(fake, n, real, n)
     return Score(
         metric="duplicate_excess",
         dimension="diversity",
-        value=value,
-        low=low,
-        high=high,
+        value=excess.value,
+        low=excess.low,
+        high=excess.high,
         reference=(holdout - real) / n,
         n=n,
-        minimum_detectable=minimum_detectable_difference(max(real, 1) / n, n, n),
+        minimum_detectable=detectable_of(excess),
     )

@@ -56,6 +56,7 @@ _Count: TypeAlias = sparse.csr_array | np.ndarray
 _Counts: TypeAlias = tuple[_Count, _Count, _Count]
 # One-sided 5 % and power 80 %: how many standard errors an effect needs to be found.
 _POWER = 2.487
+_ONE_SIDED = 1.645
 _LEAST_ERROR = 1e-3
 
 
@@ -106,7 +107,7 @@ class Fidelity:
             high=max(high for _, high in adjusted),
             reference=max(0.0, *(distance.reference for distance in distances)),
             n=len(rows),
-            minimum_detectable=worst.detectable,
+            minimum_detectable=worst.detects(quantile),
         )
         each = [distance.score("marginal_tvd", len(rows)) for distance in distances]
         return [*each, mean_distance("marginal_tvd_mean", distances, len(rows)), summary]
@@ -150,6 +151,7 @@ class Fidelity:
             high=max(value, float(high)),
             reference=float(np.quantile([max(0.0, d.reference) for d in distances], 0.95)),
             n=len(rows),
+            minimum_detectable=float(np.median([d.detects(quantile) for d in distances])),
         )
         each = [distance.score("pair_tvd", len(rows)) for distance in shown]
         return [
@@ -316,7 +318,11 @@ class Distance:
     @property
     def detectable(self) -> float:
         """The distance that a 5 % test finds with probability 80 %."""
-        return min(1.0, self._debias(self.null + _POWER * self.error))
+        return self.detects(_ONE_SIDED)
+
+    def detects(self, quantile: float) -> float:
+        """The same of a test at so many standard errors."""
+        return min(1.0, self._debias(self.null + (quantile + _POWER - _ONE_SIDED) * self.error))
 
     @property
     def replicates(self) -> np.ndarray:
@@ -564,6 +570,7 @@ def _associations(drifts: list[Drift], n: int, shown: int) -> list[Score]:
         for drift in most
     ]
     halves = np.array([drift.half(quantiles) for drift in drifts])
+    power = (_POWER - _ONE_SIDED) * np.array([max(drift.errors) for drift in drifts])
     for metric, sign in (("association_invented", 1.0), ("association_lost", -1.0)):
         values = np.array([sign * drift.value for drift in drifts])
         at = int(values.argmax())
@@ -574,6 +581,7 @@ def _associations(drifts: list[Drift], n: int, shown: int) -> list[Score]:
                 low=float((values - halves).max()),
                 high=float((values + halves).max()),
                 reference=max(sign * drift.reference for drift in drifts),
+                minimum_detectable=float(np.median(halves + power)),
             )
         )
     return scores

@@ -153,6 +153,8 @@ def render_report(context: ReportContext) -> str:
 
 def _headline(verdict: Verdict) -> dict[str, str]:
     counted = f"Contract “{verdict.contract}”, {wording.tally_of(verdict.gates)}."
+    if any(gate.inconclusive and gate.passed for gate in verdict.gates):
+        counted += " Open: too few rows to tell; nothing is proven against it."
     if verdict.passed:
         return {"kind": "passed", "title": "Cleared for release", "text": counted}
     names = ", ".join(gate.gate for gate in verdict.blocking) or "none was judged"
@@ -175,7 +177,6 @@ def _summaries(context: ReportContext) -> list[tuple[str, str]]:
         if utility
         else "the skill of models trained on it was not measured"
     )
-    rules = [gate for gate in verdict.of("structure") if not gate.not_applicable]
     return [
         (
             "For the privacy officer",
@@ -185,9 +186,9 @@ def _summaries(context: ReportContext) -> list[tuple[str, str]]:
         ("For the ML engineer", f"{kept[0].upper()}{kept[1:]}."),
         (
             "For the data steward",
-            f"{sum(gate.passed for gate in rules)} of {len(rules)} structure rules hold; the "
-            f"verdict is bound to content {verdict.candidate_digest[:12]} and contract "
-            f"{verdict.contract} ({verdict.contract_digest[:12]}).",
+            f"Structure, {wording.tally_of(verdict.of('structure'))}. The verdict is bound to "
+            f"content {verdict.candidate_digest[:12]} and contract {verdict.contract} "
+            f"({verdict.contract_digest[:12]}).",
         ),
     ]
 

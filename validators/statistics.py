@@ -214,6 +214,17 @@ def minimum_detectable_difference(
     return float(min(1.0, z * spread))
 
 
+def detectable_of(
+    estimate: Estimate, significance: float = 0.05, power: float = 0.8, level: float = 0.95
+) -> float:
+    """The deviation that a one-sided test finds with probability ``power``, from an interval.
+
+    It is that of the standard error from which an interval as wide as this one of ``level`` comes.
+    """
+    z = special.ndtri(1 - significance) + special.ndtri(power)
+    return float(z * (estimate.high - estimate.low) / (2 * normal_quantile(level)))
+
+
 def tvd(counts: np.ndarray, other: np.ndarray) -> float:
     """Total variation distance of two count vectors over the same cells: half the L1 distance."""
     total, other_total = counts.sum(), other.sum()

@@ -76,7 +76,7 @@ METRICS: dict[str, str] = {
     "spectrum_excess": "Detail: coarse and fine structure",
     "label_fidelity_loss_worst": "Images that show another class, worst class",
     "tstr_gap_worst": "Accuracy lost by training on synthetic data, worst class",
-    "canary_epsilon": "Privacy loss ε that planted records prove",
+    "canary_epsilon": "Privacy loss ε by planted records",
     "membership_loss_auc": "Who was in the training data: by the model's own error",
     "sliced_wasserstein_ratio": "Sliced Wasserstein distance, relative to real data",
     "frechet_ratio": "Fréchet distance, relative to real data",
@@ -145,7 +145,7 @@ def tally(*, hold: int, undecided: int, warned: int, failed: int = 0) -> str:
     """
     said = [
         f"{hold} {'holds' if hold == 1 else 'hold'}",
-        f"{undecided} {'is' if undecided == 1 else 'are'} open (too few rows to tell)",
+        f"{undecided} {'is' if undecided == 1 else 'are'} open",
         f"{warned} {'warns' if warned == 1 else 'warn'}",
         f"{failed} {'fails' if failed == 1 else 'fail'}",
     ]

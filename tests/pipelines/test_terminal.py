@@ -54,4 +54,4 @@ def test_the_gate_table_says_how_much_it_could_see(width):
     (exact,) = (line for line in lines if "fidelity-four" in line)
     assert ("4,321" in first) == ("0.0077" in first) == (width == 140)
     assert "4,321" not in exact
-    assert "4 gates: 2 hold, 1 is open (too few rows to tell), 1 warns" in lines
+    assert any(line.startswith("4 gates: 2 hold, 1 is open, 1 warns; open:") for line in lines)

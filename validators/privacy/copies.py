@@ -15,7 +15,7 @@ from generators.base import ParameterError
 from validators.base import Score, skipped
 from validators.binning import TableEncoding
 from validators.comparison import Comparison
-from validators.statistics import Estimate, minimum_detectable_difference, wilson
+from validators.statistics import Estimate, detectable_of, wilson
 
 from .neighbours import MixedPoints, Points, nearest
 
@@ -190,8 +190,7 @@ class Pull:
 def privacy_score(
     metric: str, estimate: Estimate, n: int, *, reference: float = 0.0, unit: str = "share"
 ) -> Score:
-    """A score of the privacy dimension; its smallest detectable value follows from ``n``."""
-    detectable = minimum_detectable_difference(max(reference, 1 / n), n, n)
+    """A score of the privacy dimension; what it can detect follows from its interval."""
     return Score(
         metric=metric,
         dimension="privacy",
@@ -201,7 +200,7 @@ def privacy_score(
         reference=reference,
         unit=unit,
         n=n,
-        minimum_detectable=detectable,
+        minimum_detectable=detectable_of(estimate),
     )
 
 
