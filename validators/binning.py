@@ -176,7 +176,7 @@ def _add_levels(
     found = {name: _factorized(values) for name, values in series.items()}
     counts: dict[object, int] = {}
     for positions, uniques in (found["train"], found["holdout"]):
-        for level, count in zip(uniques, np.bincount(positions + 1)[1:].tolist(), strict=False):
+        for level, count in zip(uniques, np.bincount(positions + 1)[1:].tolist(), strict=True):
             counts[level] = counts.get(level, 0) + count
     falling = pd.Series(counts.values(), pd.Index(list(counts), dtype=object), dtype=np.int64)
     levels = falling.sort_values(ascending=False).index
