@@ -212,7 +212,7 @@ class Terminal:
                 else f"more than {result.limit:g} is proven: it remembers records that stand out",
                 "meaning": "a lower bound for these attacks on these records, not a guarantee",
                 "kept in": str(result.path),
-                "shown": "on the reports of this model that are made from now on; what is published stays",
+                "shown": "on reports of this model from now on; what is published stays",
             }
         )
 
