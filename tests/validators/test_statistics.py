@@ -98,6 +98,15 @@ def test_auc_difference_uses_the_shared_negatives():
     assert np.mean(narrow) < 0.75 * np.mean(wide)
 
 
+def test_what_an_interval_can_detect_is_found_four_times_in_five():
+    """By simulation: a normal estimate, shifted by so much, has its one-sided 5 % bound above 0."""
+    rng = np.random.default_rng(8)
+    error = 0.03
+    step = ours.detectable_of(ours.Estimate(0.0, -1.959964 * error, 1.959964 * error))
+    estimates = step + error * rng.normal(size=20_000)
+    assert np.mean(estimates - 1.644854 * error > 0) == pytest.approx(0.8, abs=0.01)
+
+
 def test_minimum_detectable_auc_is_the_published_table():
     """Closed form: 100, 1,000, 2,500 and 10,000 cases per class."""
     for n, expected in ((100, 0.10), (1000, 0.032), (2500, 0.020), (10_000, 0.010)):
