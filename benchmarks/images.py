@@ -10,6 +10,10 @@ second in training and sampling, the accuracy of a support vector machine on pix
 of Likeness uses) and of the classifiers of Likeness's validators, trained on synthetic, on real and
 on both, and the scores of the image validators, each beside its real counterpart.
 
+``--diffusers PYTHON`` adds the unconditional recipe of Hugging Face's diffusers, in a Python that
+has it (``peers/diffusers_unconditional.py`` says how it is run). Its images have no labels: they
+get those of a classifier of real images, and scores that depend on the label are left out.
+
 Rows are merged into ``benchmarks/results/images-NAME.json`` by model, minutes, seed and settings,
 with machine, versions, commit and command; ``images-NAME.md`` is their table, and
 ``images-NAME-MODEL-MINUTES.png`` a contact sheet of synthetic images, one row a class.
@@ -25,6 +29,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +58,16 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 VERSIONS = ("numpy", "scikit-learn", "torch")
 SCORES = ("image-fidelity", "image-diversity", "image-utility", "image-copies")
+# Of images without labels of their own these alone mean something.
+LABEL_FREE = (
+    "frechet_ratio",
+    "neutral_frechet_ratio",
+    "coverage_ratio",
+    "memorisation_excess",
+    "membership_auc",
+    "exact_copies",
+)
+DIFFUSERS = "diffusers-unconditional"
 MAX_CLASSIFIED = 5_000
 CLASSIFIER_SEEDS, CLASSIFIER_STEPS = 5, 1_500
 SHEET_COLUMNS = 16
@@ -85,7 +100,8 @@ def main() -> None:
     """Run the benchmark that the command line asks for."""
     options = _options()
     task = digits() if options.data is None else read_task(options.data)
-    for model in options.models.split(","):
+    peers = [DIFFUSERS] if options.diffusers else []
+    for model in [*filter(None, options.models.split(",")), *peers]:
         for seed in range(options.seed, options.seed + options.seeds):
             row = measure(task, options, model, seed)
             print(json.dumps(row, indent=1), flush=True)
@@ -94,7 +110,11 @@ def main() -> None:
 
 def measure(task: Task, options: argparse.Namespace, model: str, seed: int) -> dict[str, Any]:
     """The row of one training; writes its contact sheet."""
-    synthetic, facts = trained(task, settings(options, model, seed), model)
+    if model == DIFFUSERS:
+        synthetic, facts = by_diffusers(task, options, seed)
+    else:
+        synthetic, facts = trained(task, settings(options, model, seed), model)
+        facts |= accuracies(task, synthetic)
     budget = "default" if options.minutes is None else f"{options.minutes:g}min"
     if seed == options.seed:
         RESULTS.mkdir(exist_ok=True)
@@ -106,8 +126,7 @@ def measure(task: Task, options: argparse.Namespace, model: str, seed: int) -> d
         "budget": budget,
         "seed": seed,
         **facts,
-        **accuracies(task, synthetic),
-        **scores(task, synthetic),
+        **scores(task, synthetic, LABEL_FREE if model == DIFFUSERS else None),
         **circumstances(),
     }
 
@@ -138,6 +157,24 @@ def trained(task: Task, chosen: dict[str, Any], name: str) -> tuple[Images, dict
         "sample s": sampled - fitted,
         "sample images/s": len(synthetic) / (sampled - fitted),
     }
+
+
+def by_diffusers(
+    task: Task, options: argparse.Namespace, seed: int
+) -> tuple[Images, dict[str, Any]]:
+    """What the recipe of diffusers makes of the train images, and what it took."""
+    if options.minutes is None:
+        raise SystemExit(f"{DIFFUSERS} must know its time; give --minutes")
+    peer = HERE / "peers" / "diffusers_unconditional.py"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "train.npy", task.train.pixels)
+        subprocess.run(
+            [options.diffusers, str(peer), name, str(seed), str(options.minutes)], check=True
+        )
+        facts = json.loads((folder / "facts.json").read_text())
+        pixels = np.load(folder / "synthetic.npy")
+    return Images(pixels, guesses(task, task.train, pixels, seed)), facts
 
 
 def _course(model: Generator, images: int, seconds: float) -> dict[str, Any]:
@@ -186,21 +223,26 @@ def accuracies(task: Task, synthetic: Images) -> dict[str, float]:
 
 
 def network_accuracy(task: Task, images: Images, seed: int) -> float:
-    """Accuracy on the test images of a small network that learned ``images``; equal effort."""
+    """Accuracy on the test images of a small network that learned ``images``."""
+    return float((guesses(task, images, task.test.pixels, seed) == task.test.labels).mean())
+
+
+def guesses(task: Task, images: Images, pixels: np.ndarray, seed: int) -> np.ndarray:
+    """Labels of ``pixels`` by a small network that learned ``images``; equal effort for all."""
     scale = task.train.pixels.mean(), task.train.pixels.std()
 
-    def inputs(part: Images) -> torch.Tensor:
-        return to_tensor((shrink(part.pixels) - scale[0]) / scale[1])
+    def inputs(part: np.ndarray) -> torch.Tensor:
+        return to_tensor((shrink(part) - scale[0]) / scale[1])
 
     network = train_network(
-        inputs(images),
+        inputs(images.pixels),
         torch.from_numpy(images.labels),
         len(task.schema.classes),
         generator=torch.Generator().manual_seed(seed),
         steps=CLASSIFIER_STEPS,
     )
-    guesses = outputs(network, inputs(task.test)).argmax(axis=1)
-    return float((guesses == task.test.labels).mean())
+    labels: np.ndarray = outputs(network, inputs(pixels)).argmax(axis=1).astype(np.int64)
+    return labels
 
 
 def spread(images: Images) -> Images:
@@ -215,14 +257,17 @@ def flat(images: Images) -> np.ndarray:
     return pixels
 
 
-def scores(task: Task, synthetic: Images) -> dict[str, list[float | None]]:
-    """Estimate, ends of the 95 % interval and real counterpart of every image score."""
+def scores(
+    task: Task, synthetic: Images, chosen: Sequence[str] | None = None
+) -> dict[str, list[float | None]]:
+    """Estimate, ends of the 95 % interval and real counterpart of image scores; all or some."""
     comparison = Comparison(synthetic, task.train, task.test, task.schema)
     return {
         score.metric: [score.value, score.low, score.high, score.reference]
         for name in SCORES
         for score in VALIDATORS[name]()(comparison)
         if score.subject == "all" and score.value is not None
+        if chosen is None or score.metric in chosen
     }
 
 
@@ -366,6 +411,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of real images; default digits")
     parser.add_argument("--minutes", type=float, help="training time; default the family's own")
     parser.add_argument("--models", default="diffusion", help="families: a,b")
+    parser.add_argument("--diffusers", help=f"a Python for {DIFFUSERS}; with --minutes")
     parser.add_argument("--parameters", default="{}", help="more hyper-parameters as JSON")
     parser.add_argument("--seed", type=int, default=0, help="of the first training")
     parser.add_argument("--seeds", type=int, default=1, help="trainings")
