@@ -67,6 +67,8 @@ LABEL_FREE = (
     "membership_auc",
     "exact_copies",
 )
+# Settings that the table tells where they are not the usual ones.
+NOTABLE = {"quality": "fast", "processes": 1}
 DIFFUSERS = "diffusers-unconditional"
 MAX_CLASSIFIED = 5_000
 CLASSIFIER_SEEDS, CLASSIFIER_STEPS = 5, 1_500
@@ -118,9 +120,8 @@ def measure(task: Task, options: argparse.Namespace, model: str, seed: int) -> d
     budget = "default" if options.minutes is None else f"{options.minutes:g}min"
     if seed == options.seed:
         RESULTS.mkdir(exist_ok=True)
-        contact_sheet(synthetic, task.schema).save(
-            RESULTS / f"images-{task.name}-{model}-{budget}.png"
-        )
+        name = "-".join([model, budget, *_unusual(facts)])
+        contact_sheet(synthetic, task.schema).save(RESULTS / f"images-{task.name}-{name}.png")
     return {
         "model": model,
         "budget": budget,
@@ -383,13 +384,22 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     names = ["model", "budget", "seed", *TABLE]
     lines = [names, ["---"] * len(names)]
     for row in rows:
-        cells = [str(row[name]) for name in ("model", "budget", "seed")]
+        cells = [" ".join([row["model"], *_unusual(row)]), row["budget"], str(row["seed"])]
         for name, form in TABLE.items():
             value = row.get(name)
             value = value[0] if isinstance(value, list) else value
             cells.append("–" if value is None else form.format(value))
         lines.append(cells)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _unusual(row: dict[str, Any]) -> list[str]:
+    chosen = row.get("parameters", {})
+    return [
+        f"{name}={chosen[name]}"
+        for name, usual in NOTABLE.items()
+        if chosen.get(name, usual) != usual
+    ]
 
 
 def _bare(argument: str) -> str:

@@ -462,6 +462,14 @@ class Labelled(Generator):
             NotFittedError: before ``fit`` or ``load``.
             ParameterError: a label is not a class number.
         """
+        wanted = self._class_numbers(labels)
+
+        def make(block: Block) -> Images:
+            return self._images(block, wanted[block.start : block.start + block.size])
+
+        return self._sampled(len(wanted), seed, make, progress)
+
+    def _class_numbers(self, labels: np.ndarray) -> np.ndarray:
         self._require_fitted()
         classes = len(self.schema_.classes) if isinstance(self.schema_, ImageSchema) else 0
         wanted = np.asarray(labels, dtype=np.int64)
@@ -469,11 +477,20 @@ class Labelled(Generator):
             raise ParameterError(
                 f"labels must be class numbers from 0 to {classes - 1}, some are not; give others"
             )
+        return wanted
+
+    def _sampled(
+        self,
+        count: int,
+        seed: int,
+        make: Callable[[Block], Images],
+        progress: OnProgress | None,
+    ) -> Images:
         parts: list[Data] = []
-        for block in self.blocks(len(wanted), seed):
-            parts.append(self._images(block, wanted[block.start : block.start + block.size]))
+        for block in self.blocks(count, seed):
+            parts.append(make(block))
             if progress is not None:
-                progress(Progress("sample", block.start + block.size, len(wanted), 0.0))
+                progress(Progress("sample", block.start + block.size, count, 0.0))
         images = _concatenate(parts, self.schema_)
         if not isinstance(images, Images):
             raise TypeError("an image family must give Images")
@@ -482,6 +499,48 @@ class Labelled(Generator):
     @abstractmethod
     def _images(self, block: Block, labels: np.ndarray) -> Images:
         """An image of each label; image i depends on the model, ``block.seed``, i and its label."""
+
+
+class Described(Labelled):
+    """An image family that learns ``Images.traits`` and makes images of given ones.
+
+    A family implements ``_described``. Where ``fit`` gets no traits it learns the labels alone.
+    """
+
+    def sample_described(
+        self,
+        labels: np.ndarray,
+        traits: np.ndarray,
+        *,
+        seed: int,
+        progress: OnProgress | None = None,
+    ) -> Images:
+        """An image of each label and its traits, in their order.
+
+        Args:
+            labels: class numbers, int64, shape (N,); not modified.
+            traits: float32, shape (N, F) with the F that ``fit`` got; not modified.
+            seed: of the sample; image i depends on it, on i, its label and its traits alone.
+            progress: called now and then with a ``Progress``.
+
+        Raises:
+            NotFittedError: before ``fit`` or ``load``.
+            ParameterError: a label is not a class number.
+        """
+        wanted = self._class_numbers(labels)
+
+        def make(block: Block) -> Images:
+            rows = slice(block.start, block.start + block.size)
+            return self._described(block, wanted[rows], traits[rows])
+
+        return self._sampled(len(wanted), seed, make, progress)
+
+    def _images(self, block: Block, labels: np.ndarray) -> Images:
+        return self._described(block, labels, None)
+
+    @abstractmethod
+    def _described(self, block: Block, labels: np.ndarray, traits: np.ndarray | None) -> Images:
+        """An image of each label and its traits; None where nothing is known of them."""
 
 
 class Conditional(Generator):

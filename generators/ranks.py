@@ -32,6 +32,7 @@ from .checkpoint import Checkpoint, Parts
 from .schema import Images, ImageSchema
 
 _HOST = "127.0.0.1"
+_BOTH = "cpu:gloo,cuda:nccl"
 _PATIENCE = timedelta(minutes=5)
 """How long the processes of a training wait for each other."""
 
@@ -52,7 +53,8 @@ class Ranks:
     def current(cls) -> Ranks:
         """The group this process belongs to; joins that of ``torchrun`` where it started us."""
         if dist.is_torchelastic_launched() and not dist.is_initialized():
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            # A model on the CPU may be trained on a machine with GPUs.
+            dist.init_process_group(_BOTH if torch.cuda.is_available() else "gloo")
         if dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
@@ -156,7 +158,7 @@ def helpers(generator: Generator, data: Images, schema: ImageSchema, count: int)
     if count == 1 or Ranks.current().size > 1:
         yield
         return
-    backend = "nccl" if torch.cuda.device_count() >= count else "gloo"
+    backend = _BOTH if torch.cuda.device_count() >= count else "gloo"
     store = TCPStore(_HOST, 0, count, is_master=True, timeout=_PATIENCE, wait_for_workers=False)
     threads = torch.get_num_threads()
     children = []
@@ -225,6 +227,8 @@ def _start(
     if child.stdin is None:
         raise TrainingError("a helper process must take its data through a pipe, it has none")
     arrays = {"pixels": np.ascontiguousarray(data.pixels), "labels": data.labels}
+    if data.traits is not None:
+        arrays["traits"] = np.ascontiguousarray(data.traits)
     # A child that has ended already is found out by whoever waits for it.
     with suppress(BrokenPipeError), child.stdin as pipe:
         pipe.write(save_arrays(arrays, {"order": json.dumps(order)}))
@@ -250,7 +254,7 @@ def _serve() -> None:
         world_size=order["size"],
         timeout=_PATIENCE,
     )
-    data = Images(arrays["pixels"], arrays["labels"])
+    data = Images(arrays["pixels"], arrays["labels"], traits=arrays.get("traits"))
     schema = schema_from_json(order["schema"])
     generator = GENERATORS[order["family"]].from_parameters(order["parameters"])
     if isinstance(generator, Resumable) and order["checkpoint"] is not None:

@@ -167,11 +167,14 @@ class Images:
         pixels: uint8, shape (N, H, W, C).
         labels: int64, shape (N,), indices into ``ImageSchema.classes``.
         rows: the row of each image, where the schema has a table; its index is 0 to N - 1.
+        traits: numbers that say what a row says to a family that makes images of them, float32,
+            shape (N, F); all zeros where nothing of the row is known.
     """
 
     pixels: np.ndarray
     labels: np.ndarray
     rows: pd.DataFrame | None = None
+    traits: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -179,7 +182,8 @@ class Images:
     def take(self, rows: np.ndarray) -> Images:
         """The images at these row numbers."""
         beside = None if self.rows is None else self.rows.iloc[rows].reset_index(drop=True)
-        return Images(self.pixels[rows], self.labels[rows], beside)
+        traits = None if self.traits is None else self.traits[rows]
+        return Images(self.pixels[rows], self.labels[rows], beside, traits)
 
 
 Schema: TypeAlias = TableSchema | ImageSchema

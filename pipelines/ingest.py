@@ -333,7 +333,6 @@ def _split_linked(raw: RawImages, spec: DatasetSpec) -> Split:
         "protection": [
             "metadata of the image files (EXIF, GPS, names) is left behind",
             *raw.notes,
-            f"row and image belong together through {label} alone: images are learned given it",
             *split.facts["protection"],
         ],
     }

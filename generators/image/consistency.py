@@ -108,7 +108,7 @@ class Tuner:
     ) -> torch.Tensor:
         # Both answers drop the same features.
         self.dropping.manual_seed(seed)
-        return denoise(self.network, x, sigma, batch.labels, batch.source, self.dropping)
+        return denoise(self.network, x, sigma, batch.given, self.dropping)
 
 
 def lower_level(high: torch.Tensor, done: float) -> torch.Tensor:

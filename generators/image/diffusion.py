@@ -19,9 +19,9 @@ import torch
 from ..base import (
     Block,
     DataError,
+    Described,
     Editable,
     ExampleLoss,
-    Labelled,
     Modality,
     OnProgress,
     ParameterError,
@@ -44,7 +44,7 @@ from ..training import (
 from .consistency import STUDENT_EVALUATIONS, Tuner, consistent
 from .editing import Projection, keep_outside, keep_pooled, restore
 from .edm import Denoiser, denoise, denoising_loss, ipndm, level_of, noise_levels
-from .networks import Network, NetworkPlan, plan_network
+from .networks import Given, Network, NetworkPlan, plan_network
 from .pixels import PixelScale
 from .trainer import Course, Examples, Trainer, inner_split, new_network
 
@@ -59,7 +59,7 @@ _COMPILE_MINUTES = 5.0
 
 
 @dataclass(kw_only=True)
-class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
+class Diffusion(Editable, Described, Resumable, ExampleLoss):
     """A class-conditional diffusion model of images.
 
     From 8 pixels a side it is a U-Net, below a residual MLP. A share of the training images is
@@ -83,7 +83,8 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
         width: hidden features; None: chosen by image size.
         depth: residual blocks (per resolution in a U-Net); None: chosen by image size and device.
         dropout: share of features dropped in training.
-        label_drop: share of training images shown without their class.
+        label_drop: share of training images shown without their class; as many, others, are
+            shown without what is known of their row.
         augment: ``hflip`` mirrors half of the training images, left to right: declare it only
             where a mirrored image is as good (no digits, no text, no organs).
         source_channels: the last so many channels of each training image are given and not made:
@@ -177,7 +178,8 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
         device = ranks.device(resolve_device(self.device))
         made = schema.channels - self.source_channels
         self.shape_ = (schema.height, schema.width, made)
-        self.plan_ = self._plan(len(schema.classes), device)
+        traits = 0 if data.traits is None else data.traits.shape[1]
+        self.plan_ = replace(self._plan(len(schema.classes), device), traits=traits)
         self.scale_ = PixelScale.fit(data.pixels[..., :made])
         self.source_scale_ = (
             PixelScale.fit(data.pixels[..., made:]) if self.source_channels else None
@@ -190,6 +192,7 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
             torch.from_numpy(data.labels.astype(np.int64)).to(device),
             self.scale_,
             self.source_scale_,
+            None if data.traits is None else torch.from_numpy(data.traits).to(device),
         )
         parts = whole.take(torch.from_numpy(train)), whole.take(torch.from_numpy(held_out))
         course = self._course(len(train), device)
@@ -261,7 +264,7 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
         labels = spread_labels(block.size, self.frequencies_, block.rng().random())
         return self._images(block, labels)
 
-    def _images(self, block: Block, labels: np.ndarray) -> Images:
+    def _described(self, block: Block, labels: np.ndarray, traits: np.ndarray | None) -> Images:
         if self.source_channels:
             raise ParameterError(
                 "a model of image pairs makes images from given ones and has none of its own; "
@@ -271,7 +274,7 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
         def work(batch: _Batch) -> torch.Tensor:
             return self._made(batch)
 
-        return self._in_batches(block, labels, work)
+        return self._in_batches(block, labels, work, traits=traits)
 
     @torch.no_grad()
     def example_losses(self, data: Images, *, seed: int) -> np.ndarray:
@@ -305,14 +308,8 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
             )
             clean = examples.clean
             sigmas = torch.full((len(clean),), sigma, device=noise.device)
-            losses = denoising_loss(
-                self.network_,
-                clean,
-                noise.expand_as(clean),
-                sigmas,
-                examples.labels,
-                source=examples.source,
-            )
+            every = noise.expand_as(clean)
+            losses = denoising_loss(self.network_, clean, every, sigmas, examples.given)
             parts.append(losses.double().cpu().numpy())
         return np.concatenate(parts)
 
@@ -431,7 +428,13 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
 
     @torch.no_grad()
     def _in_batches(
-        self, block: Block, labels: np.ndarray, work: Work, *, snap: bool = True
+        self,
+        block: Block,
+        labels: np.ndarray,
+        work: Work,
+        *,
+        traits: np.ndarray | None = None,
+        snap: bool = True,
     ) -> Images:
         """The images that ``work`` makes with these labels; -1 stands for no class.
 
@@ -450,6 +453,7 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
             batch = _Batch(
                 rows=block.start + within,
                 labels=torch.from_numpy(known[within]).to(device),
+                traits=None if traits is None else torch.from_numpy(traits[within]).to(device),
                 noise=lambda seeds=seeds: torch.stack(  # type: ignore[misc]
                     [torch.randn(shape, generator=seed) for seed in seeds]
                 ).to(device),
@@ -488,14 +492,15 @@ class Diffusion(Editable, Labelled, Resumable, ExampleLoss):
                 "quality='student' needs a model that was fitted with student=True, this one was "
                 "not; choose 'fast' or fit it again"
             )
-        unknown = torch.full_like(batch.labels, self.plan_.classes)
+        told = Given(batch.labels, batch.traits, source)
+        untold = Given(torch.full_like(batch.labels, self.plan_.classes), None, source)
 
         def denoiser(x: torch.Tensor, sigma: float) -> torch.Tensor:
             sigmas = torch.full((len(x),), sigma, device=x.device)
-            given = denoise(network, x, sigmas, batch.labels, source)
+            given = denoise(network, x, sigmas, told)
             if self.guidance == 0.0:
                 return given
-            free = denoise(network, x, sigmas, unknown, source)
+            free = denoise(network, x, sigmas, untold)
             return given + self.guidance * (given - free)
 
         return denoiser
@@ -587,11 +592,13 @@ class _Batch:
     Attributes:
         rows: their numbers among all that are asked for, shape (N,); the last one may repeat.
         labels: class numbers (N,), on the device.
+        traits: what else they show (N, F), on the device, if known.
         noise: standard normal numbers (N, C, H, W); each call goes on, each image has its own.
     """
 
     rows: np.ndarray
     labels: torch.Tensor
+    traits: torch.Tensor | None
     noise: Callable[[], torch.Tensor]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from .networks import NetworkPlan
+from .networks import Given, NetworkPlan
 
 Denoiser = Callable[[torch.Tensor, float], torch.Tensor]
 """The expected clean images D(x; sigma) of ``x`` (N, C, H, W) at one level."""
@@ -37,17 +37,15 @@ def denoise(
     network: nn.Module,
     x: torch.Tensor,
     sigma: torch.Tensor,
-    labels: torch.Tensor,
-    source: torch.Tensor | None = None,
+    given: Given,
     random: torch.Generator | None = None,
 ) -> torch.Tensor:
     """The expected clean image D(x; sigma), for ``x`` (N, C, H, W) and ``sigma`` (N,).
 
-    ``source`` (N, S, H, W) are the images to be translated, where the network takes some; with
-    ``random``, with dropout.
+    With ``random``, with dropout.
     """
     skip, out, scale, level = precondition(sigma)
-    raw = network(with_source(wide(scale) * x, source), level, labels, random)
+    raw = network(_inputs(wide(scale) * x, given.source), level, given, random)
     clean: torch.Tensor = wide(skip) * x + wide(out) * raw.float()
     return clean
 
@@ -57,9 +55,8 @@ def denoising_loss(
     clean: torch.Tensor,
     noise: torch.Tensor,
     sigma: torch.Tensor,
-    labels: torch.Tensor,
+    given: Given,
     *,
-    source: torch.Tensor | None = None,
     random: torch.Generator | None = None,
 ) -> torch.Tensor:
     """EDM's weighted loss per image (N,); with ``random``, with dropout.
@@ -70,15 +67,15 @@ def denoising_loss(
     skip, out, scale, level = precondition(sigma)
     x = clean + wide(sigma) * noise
     target = (clean - wide(skip) * x) / wide(out)
-    inputs = with_source(wide(scale) * x, source).contiguous(memory_format=torch.channels_last)
-    raw = network(inputs, level, labels, random)
+    raw = network(_inputs(wide(scale) * x, given.source), level, given, random)
     loss: torch.Tensor = (raw.float() - target).square().mean(dim=(1, 2, 3))
     return loss
 
 
-def with_source(x: torch.Tensor, source: torch.Tensor | None) -> torch.Tensor:
-    """``x`` with the channels of ``source``, at variance 1, behind its own."""
-    return x if source is None else torch.cat([x, source / SIGMA_DATA], dim=1)
+def _inputs(x: torch.Tensor, source: torch.Tensor | None) -> torch.Tensor:
+    """``x`` with the channels of ``source``, at variance 1, behind its own; channels last."""
+    whole = x if source is None else torch.cat([x, source / SIGMA_DATA], dim=1)
+    return whole.contiguous(memory_format=torch.channels_last)
 
 
 def noise_distribution(plan: NetworkPlan) -> tuple[float, float]:

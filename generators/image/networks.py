@@ -1,9 +1,9 @@
 """The two denoising networks: a residual MLP for tiny images, a U-Net for the others.
 
-Both take images (N, C, H, W), the noise condition ln(sigma)/4 (N,), and class numbers (N,); the
-number ``classes`` stands for "no class". Both give a tensor of the images' shape. Dropout draws
-from a generator that the caller passes, so that the global random state is never touched; without
-one there is no dropout.
+Both take images (N, C, H, W), the noise condition ln(sigma)/4 (N,), and what is given of each image
+(``Given``); the class number ``classes`` stands for "no class". Both give a tensor of the images'
+shape. Dropout draws from a generator that the caller passes, so that the global random state is
+never touched; without one there is no dropout.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -38,6 +38,7 @@ class NetworkPlan:
         dropout: share of features (MLP) or of maps (U-Net) dropped in training.
         half: whether products and convolutions run in bfloat16 (weights stay float32).
         given: channels that are input only, behind the others: of the image to be translated.
+        traits: numbers that say what an image shows besides its class.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class NetworkPlan:
     dropout: float = 0.0
     half: bool = False
     given: int = 0
+    traits: int = 0
 
     @property
     def multiple(self) -> int:
@@ -61,6 +63,21 @@ class NetworkPlan:
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary of the fields."""
         return dataclasses.asdict(self)
+
+
+class Given(NamedTuple):
+    """What is given of each image.
+
+    Attributes:
+        labels: class numbers, int64 (N,).
+        traits: what else it shows, float32 (N, F); None where the plan has none of them or
+            nothing is known.
+        source: the image to be translated, (N, S, H, W), where the plan has such channels.
+    """
+
+    labels: torch.Tensor
+    traits: torch.Tensor | None = None
+    source: torch.Tensor | None = None
 
 
 def plan_network(
@@ -126,28 +143,45 @@ def fourier(noise: torch.Tensor) -> torch.Tensor:
     return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
-def drop(x: torch.Tensor, share: float, generator: torch.Generator | None) -> torch.Tensor:
-    """``x`` with a ``share`` of features, or of whole maps, set to zero and the rest scaled."""
+def dropped(
+    x: torch.Tensor, share: float, widths: list[int], generator: torch.Generator | None
+) -> list[torch.Tensor | None]:
+    """For each of the ``widths`` what its features, or maps, of each image are multiplied by.
+
+    A ``share`` of them with 0, the others with what keeps their mean: (N, width). None without
+    dropout. Drawn at once: kernels cannot be compiled across a call that takes a generator.
+    """
     if generator is None or share == 0.0:
+        return [None] * len(widths)
+    drawn = torch.empty((len(x), sum(widths)), device=x.device)
+    kept = drawn.bernoulli_(1.0 - share, generator=generator).div_(1.0 - share)
+    return [*kept.split(widths, dim=1)]
+
+
+def drop(x: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+    """``x`` (N, features, ...) times what ``dropped`` drew for it."""
+    if kept is None:
         return x
-    shape = (*x.shape[:2], *(1,) * (x.dim() - 2))
-    kept = torch.empty(shape, device=x.device, dtype=x.dtype)
-    return x * kept.bernoulli_(1.0 - share, generator=generator).div_(1.0 - share)
+    return x * kept.reshape(*kept.shape, *(1,) * (x.dim() - 2)).to(x.dtype)
 
 
 class Condition(nn.Module):
-    """Noise level and class as one vector."""
+    """Noise level, class and traits as one vector."""
 
-    def __init__(self, classes: int, features: int) -> None:
+    def __init__(self, plan: NetworkPlan, features: int) -> None:
         super().__init__()
         self.noise = nn.Linear(2 * _FREQUENCIES, features)
-        self.classes = nn.Embedding(classes + 1, features)
+        self.classes = nn.Embedding(plan.classes + 1, features)
         self.mix = nn.Linear(features, features)
+        # Without a bias: traits of zero say nothing.
+        self.traits = nn.Linear(plan.traits, features, bias=False) if plan.traits else None
 
-    def forward(self, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The vectors (N, features) of noise conditions (N,) and class numbers (N,)."""
-        joint = F.silu(self.noise(fourier(noise)) + self.classes(labels))
-        return F.silu(self.mix(joint))
+    def forward(self, noise: torch.Tensor, given: Given) -> torch.Tensor:
+        """The vectors (N, features) of noise conditions (N,) and what is given."""
+        joint = self.noise(fourier(noise)) + self.classes(given.labels)
+        if self.traits is not None and given.traits is not None:
+            joint = joint + self.traits(given.traits)
+        return F.silu(self.mix(F.silu(joint)))
 
 
 class Uncertainty(nn.Module):
@@ -166,21 +200,20 @@ class Uncertainty(nn.Module):
 class MLPBlock(nn.Module):
     """Norm, FiLM, two linear layers; residual, the identity at the start."""
 
-    def __init__(self, features: int, condition: int, dropout: float) -> None:
+    def __init__(self, features: int, condition: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(features, elementwise_affine=False)
         self.film = zero(nn.Linear(condition, 2 * features))
         self.first = nn.Linear(features, features)
         self.second = zero(nn.Linear(features, features))
-        self.dropout = dropout
 
     def forward(
-        self, x: torch.Tensor, condition: torch.Tensor, generator: torch.Generator | None
+        self, x: torch.Tensor, condition: torch.Tensor, kept: torch.Tensor | None
     ) -> torch.Tensor:
         """``x`` (N, features) plus what the block adds, given the condition."""
         scale, shift = self.film(condition).chunk(2, dim=1)
         hidden = F.silu(self.first(self.norm(x) * (1.0 + scale) + shift))
-        out: torch.Tensor = x + self.second(drop(hidden, self.dropout, generator))
+        out: torch.Tensor = x + self.second(drop(hidden, kept))
         return out
 
 
@@ -192,28 +225,28 @@ class ResMLP(nn.Module):
         self.shape = (plan.channels, plan.height, plan.width)
         pixels, given = math.prod(self.shape), plan.given * plan.height * plan.width
         condition = min(plan.features, 256)
-        self.condition = Condition(plan.classes, condition)
+        self.condition = Condition(plan, condition)
         self.enter = nn.Linear(pixels + given, plan.features)
-        self.blocks = nn.ModuleList(
-            MLPBlock(plan.features, condition, plan.dropout) for _ in range(plan.depth)
-        )
+        self.blocks = nn.ModuleList(MLPBlock(plan.features, condition) for _ in range(plan.depth))
         self.norm = nn.LayerNorm(plan.features)
         self.leave = zero(nn.Linear(plan.features, pixels))
-        self.reduced = plan.half
+        self.reduced, self.dropout = plan.half, plan.dropout
+        self.drops = [plan.features] * plan.depth
 
     def forward(
         self,
         x: torch.Tensor,
         noise: torch.Tensor,
-        labels: torch.Tensor,
+        given: Given,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """The raw output (N, C, H, W) for noisy images ``x`` (N, C + given, H, W)."""
+        drops = dropped(x, self.dropout, self.drops, generator)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.reduced):
-            condition = self.condition(noise, labels)
+            condition = self.condition(noise, given)
             hidden = self.enter(x.flatten(1))
-            for block in self.blocks:
-                hidden = block(hidden, condition, generator)
+            for block, kept in zip(self.blocks, drops, strict=True):
+                hidden = block(hidden, condition, kept)
             out: torch.Tensor = self.leave(F.silu(self.norm(hidden)))
         return out.reshape(len(x), *self.shape)
 
@@ -221,7 +254,7 @@ class ResMLP(nn.Module):
 class ConvBlock(nn.Module):
     """Norm, SiLU, convolution, twice, with FiLM between; residual, the identity at the start."""
 
-    def __init__(self, before: int, after: int, condition: int, dropout: float) -> None:
+    def __init__(self, before: int, after: int, condition: int) -> None:
         super().__init__()
         self.norm_in = norm(before)
         self.first = nn.Conv2d(before, after, 3, padding=1)
@@ -229,16 +262,15 @@ class ConvBlock(nn.Module):
         self.film = zero(nn.Linear(condition, 2 * after))
         self.second = zero(nn.Conv2d(after, after, 3, padding=1))
         self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
-        self.dropout = dropout
 
     def forward(
-        self, x: torch.Tensor, condition: torch.Tensor, generator: torch.Generator | None
+        self, x: torch.Tensor, condition: torch.Tensor, kept: torch.Tensor | None
     ) -> torch.Tensor:
         """``x`` (N, before, H, W) as (N, after, H, W), given the condition."""
         hidden = self.first(F.silu(self.norm_in(x)))
         scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
         hidden = F.silu(self.norm_out(hidden) * (1.0 + scale) + shift)
-        out: torch.Tensor = self.skip(x) + self.second(drop(hidden, self.dropout, generator))
+        out: torch.Tensor = self.skip(x) + self.second(drop(hidden, kept))
         return out
 
 
@@ -262,7 +294,9 @@ class Attention(nn.Module):
             with torch.autocast("cpu", enabled=False):
                 mixed = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value)
+            # The fused kernels of a GPU take features side by side only.
+            parts = (part.contiguous() for part in (query, key, value))
+            mixed = F.scaled_dot_product_attention(*parts)
         out: torch.Tensor = x + self.leave(mixed.transpose(2, 3).reshape(x.shape))
         return out
 
@@ -272,15 +306,19 @@ class UNet(nn.Module):
 
     def __init__(self, plan: NetworkPlan) -> None:
         super().__init__()
-        self.stem, self.reduced = plan.stem, plan.half
+        self.stem, self.reduced, self.dropout = plan.stem, plan.half, plan.dropout
         folded, given = plan.channels * plan.stem**2, plan.given * plan.stem**2
         widths = [plan.features * (1 if level == 0 else 2) for level in range(plan.levels)]
         condition = 2 * plan.features
-        self.condition = Condition(plan.classes, condition)
+        self.condition = Condition(plan, condition)
         self.enter = nn.Conv2d(folded + given, widths[0], 3, padding=1)
 
+        # Of the blocks, in the order in which they are passed.
+        self.drops: list[int] = []
+
         def block(before: int, after: int) -> ConvBlock:
-            return ConvBlock(before, after, condition, plan.dropout)
+            self.drops.append(after)
+            return ConvBlock(before, after, condition)
 
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
@@ -303,34 +341,36 @@ class UNet(nn.Module):
         self,
         x: torch.Tensor,
         noise: torch.Tensor,
-        labels: torch.Tensor,
+        given: Given,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """The raw output (N, C, H, W) for noisy images ``x`` (N, C + given, H, W)."""
+        drops = dropped(x, self.dropout, self.drops, generator)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.reduced):
-            return self._forward(x, noise, labels, generator)
+            return self._forward(x, noise, given, drops)
 
     def _forward(
         self,
         x: torch.Tensor,
         noise: torch.Tensor,
-        labels: torch.Tensor,
-        generator: torch.Generator | None,
+        given: Given,
+        drops: list[torch.Tensor | None],
     ) -> torch.Tensor:
-        condition = self.condition(noise, labels)
+        kept = iter(drops)
+        condition = self.condition(noise, given)
         hidden = self.enter(F.pixel_unshuffle(x, self.stem))
         skips = []
         for level, blocks in enumerate(self.down):
             for block in blocks.children():
-                hidden = block(hidden, condition, generator)
+                hidden = block(hidden, condition, next(kept))
             skips.append(hidden)
             if level < len(self.shrink):
                 hidden = self.shrink[level](hidden)
-        hidden = self.middle(self.attention(hidden), condition, generator)
+        hidden = self.middle(self.attention(hidden), condition, next(kept))
         for level, blocks in enumerate(self.up):
             hidden = torch.cat([hidden, skips.pop()], dim=1)
             for block in blocks.children():
-                hidden = block(hidden, condition, generator)
+                hidden = block(hidden, condition, next(kept))
             if level < len(self.grow):
                 hidden = F.interpolate(self.grow[level](hidden), scale_factor=2.0, mode="nearest")
         out: torch.Tensor = self.leave(F.silu(self.norm(hidden)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,8 @@ class PixelScale:
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Float32 of uint8 (N, C, H, W)."""
-        means = torch.tensor(self.means, dtype=torch.float32, device=pixels.device)
-        return (pixels.float() - means[None, :, None, None]) * (SIGMA_DATA / self.deviation)
+        means = _wide(tuple(self.means), pixels.device)
+        return (pixels.float() - means) * (SIGMA_DATA / self.deviation)
 
     def bounds(self, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
         """What black and white become, each (1, C, 1, 1)."""
@@ -67,8 +68,7 @@ class PixelScale:
 
         Where few grey values occur in the data, the result has only those, unless ``snap`` is off.
         """
-        means = torch.tensor(self.means, dtype=torch.float32, device=x.device)
-        grey = x * (self.deviation / SIGMA_DATA) + means[None, :, None, None]
+        grey = x * (self.deviation / SIGMA_DATA) + _wide(tuple(self.means), x.device)
         whole = grey.round().clamp(0.0, 255.0).to(torch.uint8).cpu().numpy()
         cropped = whole[:, :, :height, :width].transpose(0, 2, 3, 1)
         if not (self.values and snap):
@@ -82,3 +82,9 @@ class PixelScale:
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary of the fields."""
         return {"means": self.means, "deviation": self.deviation, "values": self.values}
+
+
+@lru_cache(maxsize=16)
+def _wide(means: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Means of channels, (1, C, 1, 1); kept: a copy at each step would wait for the device."""
+    return torch.tensor(means, dtype=torch.float32, device=device)[None, :, None, None]

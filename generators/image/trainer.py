@@ -26,7 +26,7 @@ from ..training import (
     warmup_cosine,
 )
 from .edm import denoising_loss, noise_distribution
-from .networks import Network, NetworkPlan, Uncertainty, make_network
+from .networks import Given, Network, NetworkPlan, Uncertainty, make_network
 from .pixels import PixelScale
 
 EMA_WIDTHS = (0.05, 0.10)
@@ -41,6 +41,7 @@ _VALIDATION_BATCH = 256
 # network learns its images by heart.
 _PATIENCE = 0.35
 _ROLLBACKS = 3
+_TRAIT_NOISE = 0.1
 # What the checkpoint holds besides networks, averages and random numbers.
 _STATE = (
     "done",
@@ -64,19 +65,22 @@ class Examples:
         labels: class numbers, int64 (N,).
         scale: of the channels that are made.
         source_scale: of those that are given, if any.
+        traits: what else each image shows, float32 (N, F), if known.
     """
 
     pixels: torch.Tensor
     labels: torch.Tensor
     scale: PixelScale
     source_scale: PixelScale | None = None
+    traits: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: torch.Tensor) -> Examples:
         """The images of these rows."""
-        return replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
+        traits = None if self.traits is None else self.traits[rows]
+        return replace(self, pixels=self.pixels[rows], labels=self.labels[rows], traits=traits)
 
     def mirrored(self, which: torch.Tensor) -> Examples:
         """The images, those of ``which`` (bool, (N,)) with left and right exchanged."""
@@ -95,6 +99,11 @@ class Examples:
             return None
         return self.source_scale.encode(self.pixels[:, len(self.scale.means) :])
 
+    @property
+    def given(self) -> Given:
+        """All that a network is told of them."""
+        return Given(self.labels, self.traits, self.source)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
@@ -105,7 +114,7 @@ class Course:
         plan: the network.
         batch: images per step, over all processes.
         learning_rate: its peak.
-        label_drop: share of images shown without their class.
+        label_drop: share of images shown without their class, and of those without their traits.
         flips: whether half of the images are mirrored, left to right.
         compiled: whether ``torch.compile`` makes the network's kernels.
         total: steps.
@@ -238,9 +247,7 @@ class Trainer:
             clean = batch.clean
             noise = torch.randn(clean.shape, device=self.device, generator=random)
             if number % self.ranks.size == self.ranks.rank:
-                loss = denoising_loss(
-                    network, clean, noise, sigma[chosen], batch.labels, source=batch.source
-                )
+                loss = denoising_loss(network, clean, noise, sigma[chosen], batch.given)
                 total += float(loss.sum())
         return self.ranks.total(total, self.device) / draws
 
@@ -271,6 +278,7 @@ class Trainer:
         course, share = self.course, self.ranks.share
         rows = self._next_rows()
         labels = self._drop_labels(self.train.labels[rows])
+        traits = self._blurred(rows)
         sigma = self._noise_levels(len(rows))
         flipped = self._flipped(len(rows))
         batch = self.train.take(share(rows))
@@ -280,6 +288,7 @@ class Trainer:
         shape = (len(rows), *clean.shape[1:])
         noise = share(torch.randn(shape, device=self.device, generator=self.random))
         sigma, labels = share(sigma), share(labels)
+        given = Given(labels, None if traits is None else share(traits), batch.source)
         dropping = ("dropout", index, self.ranks.rank)
         self.dropping.manual_seed(derive_seed(course.name, course.seed, *dropping))
         loss = denoising_loss(
@@ -287,8 +296,7 @@ class Trainer:
             clean,
             noise,
             sigma,
-            labels,
-            source=batch.source,
+            given,
             random=self.dropping,
         )
         spread = self.uncertainty(sigma.log() / 4.0)
@@ -311,6 +319,19 @@ class Trainer:
     def _drop_labels(self, labels: torch.Tensor) -> torch.Tensor:
         draw = torch.rand(labels.shape, device=self.device, generator=self.random)
         return torch.where(draw < self.course.label_drop, self.plan.classes, labels)
+
+    def _blurred(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """The traits of these images, with noise, some of them unknown.
+
+        A row of many columns is one of a kind: by its exact numbers an image would be learned by
+        heart (noise on conditions as in Ho et al. 2021, arXiv 2106.15282).
+        """
+        if self.train.traits is None:
+            return None
+        traits = self.train.traits[rows]
+        noise = torch.randn(traits.shape, device=self.device, generator=self.random)
+        draw = torch.rand((len(rows), 1), device=self.device, generator=self.random)
+        return (traits + _TRAIT_NOISE * noise) * (draw >= self.course.label_drop)
 
     def _flipped(self, count: int) -> torch.Tensor | None:
         if not self.course.flips:

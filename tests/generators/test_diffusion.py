@@ -31,7 +31,7 @@ from generators.image.edm import (
     noise_levels,
     precondition,
 )
-from generators.image.networks import make_network, plan_network
+from generators.image.networks import Given, make_network, plan_network
 from generators.image.pixels import PixelScale
 from generators.image.trainer import Examples, Trainer, inner_split
 from generators.training import build, torch_generator
@@ -84,7 +84,7 @@ def test_the_untrained_network_has_loss_one_at_every_level():
     # With no output of its own the network is the best linear denoiser of N(0, SIGMA_DATA^2).
     x = clean + 0.5 * noise
     optimal = x * (SIGMA_DATA**2 / (SIGMA_DATA**2 + 0.5**2))
-    assert torch.allclose(denoise(network, x, torch.full((1000,), 0.5), labels), optimal)
+    assert torch.allclose(denoise(network, x, torch.full((1000,), 0.5), Given(labels)), optimal)
 
 
 def test_levels_run_from_the_highest_to_the_lowest():
