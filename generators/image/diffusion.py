@@ -9,7 +9,8 @@ The mathematics are in ``edm``, the training in ``trainer``, the edits in ``edit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -426,7 +427,6 @@ class Diffusion(Editable, Described, Resumable, ExampleLoss):
         pixels = [part.pixels for part in parts] or [np.zeros((0, *self.shape_), np.uint8)]
         return Images(np.concatenate(pixels), images.labels.copy())
 
-    @torch.no_grad()
     def _in_batches(
         self,
         block: Block,
@@ -445,8 +445,8 @@ class Diffusion(Editable, Described, Resumable, ExampleLoss):
         height, width, _ = self.shape_
         shape = (self.plan_.channels, self.plan_.height, self.plan_.width)
         known = np.where(labels < 0, self.plan_.classes, labels).astype(np.int64)
-        parts = []
-        for start in range(0, block.size, size):
+
+        def make(start: int) -> np.ndarray:
             numbers = np.arange(start, start + size)
             within = np.minimum(numbers, block.size - 1)
             seeds = [torch_generator("cpu", block.seed, int(number)) for number in numbers]
@@ -454,11 +454,14 @@ class Diffusion(Editable, Described, Resumable, ExampleLoss):
                 rows=block.start + within,
                 labels=torch.from_numpy(known[within]).to(device),
                 traits=None if traits is None else torch.from_numpy(traits[within]).to(device),
-                noise=lambda seeds=seeds: torch.stack(  # type: ignore[misc]
+                noise=lambda: torch.stack(
                     [torch.randn(shape, generator=seed) for seed in seeds]
                 ).to(device),
             )
-            parts.append(self.scale_.decode(work(batch), height, width, snap=snap))
+            with torch.no_grad():
+                return self.scale_.decode(work(batch), height, width, snap=snap)
+
+        parts = _side_by_side(make, range(0, block.size, size), device)
         return Images(np.concatenate(parts)[: block.size], labels.copy())
 
     def _micro_batch(self, device: torch.device) -> int:
@@ -603,6 +606,29 @@ class _Batch:
 
 
 Work = Callable[[_Batch], torch.Tensor]
+
+
+def _side_by_side(
+    make: Callable[[int], np.ndarray], starts: Sequence[int], device: torch.device
+) -> list[np.ndarray]:
+    """What ``make`` gives for each of ``starts``; on a CPU as many at once as torch has threads.
+
+    A batch is the work of one thread then: that is faster than sharing it, and an image does not
+    depend on the number of threads.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        return [make(start) for start in starts]
+
+    def alone(start: int) -> np.ndarray:
+        torch.set_num_threads(1)
+        return make(start)
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(alone, starts))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def spread_labels(count: int, frequencies: np.ndarray, offset: float) -> np.ndarray:

@@ -155,7 +155,7 @@ def dropped(
         return [None] * len(widths)
     drawn = torch.empty((len(x), sum(widths)), device=x.device)
     kept = drawn.bernoulli_(1.0 - share, generator=generator).div_(1.0 - share)
-    return [*kept.split(widths, dim=1)]
+    return [*torch.split(kept, widths, dim=1)]
 
 
 def drop(x: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:

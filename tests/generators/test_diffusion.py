@@ -198,6 +198,17 @@ def test_an_image_depends_on_its_index_and_not_on_the_number(learned):
     assert len(np.unique(learned.sample_block(block).pixels, axis=0)) == 300
 
 
+def test_the_number_of_threads_changes_no_image(learned):
+    alone, threads = learned.sample(300, seed=5), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        shared = learned.sample(300, seed=5)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert np.array_equal(shared.pixels, alone.pixels)
+
+
 @pytest.mark.parametrize("settings_", [{"quality": "best"}, {"guidance": 2.0}, {"nfe": 4}])
 def test_other_ways_to_sample_keep_the_classes(learned, settings_):
     other = Diffusion.from_parameters({**learned.parameters(), **settings_})
