@@ -3,13 +3,13 @@
     python benchmarks/peers/diffusers_unconditional.py FOLDER SEED MINUTES
 
 Reads ``train.npy`` (uint8 (N, H, W, C)) in FOLDER; leaves ``synthetic.npy``, as many images but at
-most 2,000, and ``facts.json``. The settings are those that its documentation trains by: noise of
+most 1,000, and ``facts.json``. The settings are those that its documentation trains by: noise of
 1,000 levels, the noise predicted, batches of 16, AdamW at 1e-4 with betas .95 and .999, warm-up and
 cosine, an EMA.
 Three things differ, each in its favour within minutes on a CPU: the network has three levels of
 32, 64 and 64 features (its own of 114 million parameters would see a few hundred images), the
 warm-up is a tenth of the training where that is less than 500 steps, and images are sampled by its
-multistep DPM-Solver in 20 evaluations and not in 1,000. Sides are padded to a multiple of four.
+DDIM in 50 evaluations and not in 1,000. Sides are padded to a multiple of four.
 Install it with ``pip install diffusers==0.42.1 -c constraints.txt``.
 """
 
@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.nn.functional import mse_loss
 
-BATCH, SAMPLED_AT_ONCE, EVALUATIONS = 16, 128, 20
-MAX_SAMPLED = 2_000
+BATCH, SAMPLED_AT_ONCE, EVALUATIONS = 16, 128, 50
+MAX_SAMPLED = 1_000
 MULTIPLE = 4
 
 
@@ -81,7 +81,8 @@ class Recipe:
         """Images in [-1, 1] from the averaged network."""
         self.average.copy_to(self.network.parameters())
         self.network.eval()
-        solver = DPMSolverMultistepScheduler.from_config(self.noising.config)
+        # It clips its guesses; the multistep solvers do not and diverge on so short a training.
+        solver = DDIMScheduler.from_config(self.noising.config)
         parts = []
         for start in range(0, count, SAMPLED_AT_ONCE):
             solver.set_timesteps(EVALUATIONS)
