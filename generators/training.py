@@ -284,16 +284,13 @@ def steps_for_minutes(
     The caller records the number and trains by it: a schedule on elapsed time would give another
     model at each run. The steps taken here are thrown away with the module they trained.
     """
-    begun = time.monotonic()
     for index in range(3):
         float(step(index).detach())
     started, done = time.monotonic(), 0
     while done < 3 or (time.monotonic() - started < seconds and done < 1000):
         float(step(3 + done).detach())
         done += 1
-    rate = done / (time.monotonic() - started)
-    # The first steps compile kernels, for a minute on a GPU: that time is spent.
-    return max(1, int((60.0 * minutes - (started - begun)) * rate))
+    return max(1, int(60.0 * minutes * done / (time.monotonic() - started)))
 
 
 def planned_steps(

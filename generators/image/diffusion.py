@@ -9,6 +9,7 @@ The mathematics are in ``edm``, the training in ``trainer``, the edits in ``edit
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -256,9 +257,15 @@ class Diffusion(Editable, Described, Resumable, ExampleLoss):
         self, course: Course, parts: tuple[Examples, Examples], ranks: Ranks
     ) -> int:
         trial = Trainer(course, *parts, ranks.alone())
+        begun = time.monotonic()
+        if course.compiled:
+            # The first step makes the kernels: that minute or so is spent.
+            float(trial.step(0))
+        spent = (time.monotonic() - begun) / 60.0
         # A tenth is left for the evaluations.
+        minutes = max(0.9 * self.max_minutes - spent, 0.5 * self.max_minutes)
         seconds = min(3.0, 20.0 * self.max_minutes)
-        steps = steps_for_minutes(trial.step, 0.9 * self.max_minutes, seconds=seconds)
+        steps = steps_for_minutes(trial.step, minutes, seconds=seconds)
         return ranks.least(steps, trial.device)
 
     def _sample_block(self, block: Block) -> Images:

@@ -5,7 +5,8 @@ The policy, told as notes wherever it changed something:
 - A picture that cannot be read is left out and counted; too many of them refuse the set.
 - Size: that of most pictures, else the median height and width; no side longer than 64 pixels
   unless the owner asks for more. Other pictures are scaled to cover it and cut at the centre.
-- Mode: the richest that occurs, of grey, RGB and RGBA; palettes become what their colours are.
+- Mode: the richest that occurs, of grey, RGB and RGBA; palettes become what their colours are. An
+  alpha that is opaque in all pictures, and colours that are grey in all, are left out.
 - Depth: eight bits. 16-bit greys are scaled by the fewest bits that hold the greatest grey of the
   set, one scale for all: 12-bit X-rays keep their contrast, and a dark picture stays darker than a
   bright one. Likeness measures, hashes and publishes eight bits; 16-bit colour is read as eight.
@@ -129,8 +130,9 @@ def decode_all(encoded: Sequence[Encoded], side: int | None = None) -> Pictures:
     depth = _depth(decoded)
     whole = np.stack([_in_mode(_in_bytes(pixels, depth), channels) for pixels in decoded])
     used = [header for header in (headers[number] for number in kept) if header is not None]
-    notes = (*_lost_note(lost), *_notes(used, size, channels, depth))
-    return Pictures(whole, np.array(kept, np.int64), len(lost), notes)
+    needed, idle = _without_idle_channels(whole)
+    notes = (*_lost_note(lost), *_notes(used, size, channels, depth), *idle)
+    return Pictures(needed, np.array(kept, np.int64), len(lost), notes)
 
 
 def within_side(pixels: np.ndarray, side: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -278,6 +280,18 @@ def _in_mode(pixels: np.ndarray, channels: int) -> np.ndarray:
         return colours
     opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)
     return np.concatenate([colours, opaque], axis=2)
+
+
+def _without_idle_channels(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """``pixels`` without channels that say nothing in any picture; and notes."""
+    notes = []
+    if pixels.shape[3] == 4 and (pixels[..., 3] == 255).all():
+        pixels = pixels[..., :3]
+        notes.append("no image is transparent anywhere: RGBA made RGB")
+    if pixels.shape[3] == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., :1]
+        notes.append("all images are grey: RGB made grey")
+    return np.ascontiguousarray(pixels), notes
 
 
 def _refuse_unreadable(lost: Sequence[int], total: int) -> None:

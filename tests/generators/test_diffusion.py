@@ -79,7 +79,7 @@ def test_the_untrained_network_has_loss_one_at_every_level():
     noise = torch.randn(1000, 1, 8, 8, generator=random)
     labels = torch.zeros(1000, dtype=torch.long)
     for level in (0.01, 0.5, 20.0):
-        loss = denoising_loss(network, clean, noise, torch.full((1000,), level), labels)
+        loss = denoising_loss(network, clean, noise, torch.full((1000,), level), Given(labels))
         assert loss.mean().item() == pytest.approx(1.0, abs=0.03)
     # With no output of its own the network is the best linear denoiser of N(0, SIGMA_DATA^2).
     x = clean + 0.5 * noise

@@ -83,6 +83,19 @@ def test_mixed_modes_become_the_richest_and_it_is_said(tmp_path: Path) -> None:
     )
 
 
+def test_channels_that_say_nothing_in_any_image_are_left_out(tmp_path: Path) -> None:
+    grey, colour, opaque = noise(4, 4), noise(4, 4, 3), np.full((4, 4), 255, np.uint8)
+    closed = np.dstack([colour, opaque])
+    raw = read(folder(tmp_path / "rgb", [png(closed), png(colour)]))
+    np.testing.assert_array_equal(raw.images.pixels, np.stack([colour, colour]))
+    assert raw.schema.channels == 3
+    assert raw.notes[-1] == "no image is transparent anywhere: RGBA made RGB"
+    raw = read(folder(tmp_path / "grey", [png(np.dstack([grey, grey, grey, opaque]))] * 2))
+    np.testing.assert_array_equal(raw.images.pixels[..., 0], np.stack([grey, grey]))
+    assert raw.schema.channels == 1
+    assert raw.notes[-1] == "all images are grey: RGB made grey"
+
+
 def test_palettes_are_what_their_colours_are(tmp_path: Path) -> None:
     grey = Image.fromarray(np.repeat(np.arange(16, dtype=np.uint8).reshape(4, 4), 1)).convert("P")
     red = Image.new("P", (4, 4), 1)
