@@ -61,11 +61,12 @@ SCORES = ("image-fidelity", "image-diversity", "image-utility", "image-copies")
 # Of images without labels of their own these alone mean something.
 LABEL_FREE = (
     "frechet_ratio",
-    "neutral_frechet_ratio",
+    "sliced_wasserstein_ratio",
     "coverage_ratio",
+    "density_ratio",
+    "copy_excess",
     "memorisation_excess",
     "membership_auc",
-    "exact_copies",
 )
 # Settings that the table tells where they are not the usual ones.
 NOTABLE = {"quality": "fast", "processes": 1}
