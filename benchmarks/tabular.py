@@ -49,7 +49,7 @@ from sklearn.neighbors import NearestNeighbors
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from generators import GENERATORS, TableSchema
+from generators import GENERATORS, Generator, TableSchema
 from generators.schema import schema_from_json
 from validators.charts import LIGHT
 from validators.statistics import auc_with_interval, two_proportion_difference, wilson
@@ -152,8 +152,8 @@ def measure(family: str, seed: int, table: Table, options: argparse.Namespace) -
     return {**cost, **score(table, synthetic.astype(table.train.dtypes), seed)}
 
 
-def child(folder: Path, family: str, seed: int, parameters: dict[str, object]) -> None:
-    """Fit and sample, and leave the rows and what they cost in ``folder``."""
+def child(folder: Path, family: str, seed: int, parameters: dict[str, object]) -> Generator:
+    """Fit and sample, and leave the rows and what they cost in ``folder``; the fitted generator."""
     train = pd.read_parquet(folder / "train.parquet")
     schema = schema_from_json((folder / "schema.json").read_text())
     generator = GENERATORS[family].from_parameters({**parameters, "seed": seed})
@@ -171,6 +171,7 @@ def child(folder: Path, family: str, seed: int, parameters: dict[str, object]) -
     cost = {"fit s": fitted - begin, "sample s": sampled - fitted, "cpu s": busy}
     cost["memory MB"] = _peak_megabytes()
     (folder / "cost.json").write_text(json.dumps(cost))
+    return generator
 
 
 def _peak_megabytes() -> float:
