@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-adult clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,9 +31,22 @@ test: check
 	# Two processes of one thread each: idle OpenMP threads that spin would slow both.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2
 
+# Whatever needs no data of yours, about 40 minutes on two idle cores: minutes stand beside each.
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/tabular.py
-	$(BIN)/python benchmarks/images.py
+	$(BIN)/python benchmarks/tabular.py               # 2: randhie
+	$(BIN)/python benchmarks/images.py --minutes 3    # 4: digits
+	$(BIN)/python benchmarks/validation.py speed      # 3
+	$(BIN)/python benchmarks/validation.py detection  # 6
+	$(BIN)/python benchmarks/growth.py                # 6: up to a million rows, 4 GB
+	$(BIN)/python benchmarks/streaming.py             # 5: 0.5 GB on disk
+	$(BIN)/python -m benchmarks.faults                # 12
+
+# The figures of Adult: make bench-adult ADULT=folder, with its train.csv and test.csv. 30 minutes.
+bench-adult: $(VENV)/.dev
+	$(BIN)/python benchmarks/tabular.py --train $(ADULT)/train.csv --test $(ADULT)/test.csv --target income --name adult
+	$(BIN)/python benchmarks/privacy.py --train $(ADULT)/train.csv --test $(ADULT)/test.csv --target income
+	$(BIN)/python benchmarks/conditional.py --train $(ADULT)/train.csv --test $(ADULT)/test.csv --target income --where "age >= 76" --where "capital_gain > 5000"
+	$(BIN)/python benchmarks/validation.py speed --train $(ADULT)/train.csv
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

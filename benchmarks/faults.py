@@ -1,6 +1,6 @@
 """Faults of every kind against publication and ingest; print what was tried and what broke.
 
-Usage: python benchmarks/faults.py [--only crashes storm disk flips ingest] [--minutes 1.5]
+Usage: python -m benchmarks.faults [--only crashes storm disk flips ingest] [--minutes 1.5]
 
 crashes   every state that a power cut may leave of the protocol (benchmarks/crash_model.py), then
           the same with one thing left out at a time: these mutants must be found

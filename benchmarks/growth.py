@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def record(family: str, figures: dict[int, tabular.Figures]) -> None:
-    """Write one family's figures, with the circumstances of this run, beside those of the others."""
+    """Write one family's figures with the circumstances of this run; others stay."""
     path = tabular.RESULTS / "growth.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     found[family] = {

@@ -27,6 +27,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -41,7 +42,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sdmetrics.reports import QualityReport
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import normalized_mutual_info_score, r2_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -207,6 +207,8 @@ def score(table: Table, synthetic: pd.DataFrame, seed: int) -> Figures:
 
 def quality(table: Table, synthetic: pd.DataFrame) -> tuple[float, float]:
     """Shape and trend error in percent, comparable with SDMetrics 0.11 to 0.26."""
+    from sdmetrics.reports import QualityReport
+
     report = QualityReport()
     report.real_correlation_threshold = report.real_association_threshold = 0
     report.num_rows_subsample = None
@@ -570,7 +572,7 @@ def _options() -> argparse.Namespace:
 
 def public_arguments() -> Iterable[str]:
     """The arguments with file names only: folders are nobody's business."""
-    return [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return [re.sub(r"[^=\s]*/", "", word.rstrip("/")) for word in sys.argv[1:]]
 
 
 def _commit() -> str:

@@ -3,13 +3,15 @@
     python benchmarks/validation.py speed --train adult/train.csv --target income
     python benchmarks/validation.py null --splits 100
     python benchmarks/validation.py detection
+    python benchmarks/validation.py detection --peer alibi_drift=VENV/bin/python
 
 ``speed`` times the whole suite on Adult, all pairs of a made-up table of a million rows, and the
 same by SDMetrics in the same process. ``null`` judges fresh real rows as if
 they were synthetic, over random splits of two tables that ship with statsmodels: no gate may fail
 more often than its interval says; it goes on from the splits that are there, and ``--again
 fidelity`` measures that part of all of them anew. ``detection`` plants
-the defects of ``tests/validators`` and asks our gates and SDMetrics which they see. Results go to
+the defects of ``tests/validators`` and asks our gates and SDMetrics which they see, or the peers
+that are named, whose columns join those that are there. Results go to
 ``benchmarks/results/validation-*.json`` and ``.md``.
 """
 
@@ -19,11 +21,11 @@ import argparse
 import json
 import shlex
 import sys
+import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "validators"))
 
+import detection_matrix
 import tabular
 
 from generators.schema import TableSchema
@@ -61,7 +63,6 @@ NULL = {
     "coverage_ratio": 1.0,
     "representation_worst": 1.0,
 }
-JUDGED = 20  # fresh real samples that set the bar for a tool without gates
 
 
 def main() -> None:
@@ -76,6 +77,18 @@ def main() -> None:
     parser.add_argument("--tables", default="randhie,fair", help="For null.")
     parser.add_argument(
         "--again", default="", help="For null: parts to measure anew, e.g. utility."
+    )
+    parser.add_argument("--folder", type=Path, help="For detection: tables and judgements stay.")
+    parser.add_argument(
+        "--samples", type=int, default=20, help="For detection: 0 asks for own rules only."
+    )
+    parser.add_argument(
+        "--peer",
+        type=lambda word: word.split("=", 1),
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="For detection: a script of benchmarks/peers and a Python that has the tool.",
     )
     options = parser.parse_args()
     sections: dict[str, Callable[[argparse.Namespace], tuple[dict[str, Any], str]]] = {
@@ -413,46 +426,35 @@ TABLES: dict[str, Callable[[], tuple[pd.DataFrame, dict[str, Any]]]] = {
 # ---- detection
 
 
-def detection(options: argparse.Namespace) -> tuple[dict[str, Any], str]:  # noqa: ARG001
-    """Which planted defects our gates and SDMetrics see."""
-    import conftest
-    import test_mutations
-
-    n = test_mutations.N
-    parts = [conftest.draw_people(n, part) for part in range(3)]
-    schema = TableSchema.infer(
-        pd.concat(parts[:2]), kinds={"id": "id"}, target="bought", protected=["sex"]
-    )
-    fresh = Comparison(parts[2], parts[0], parts[1], schema)
-    bars = [
-        _sdmetrics(replace_synthetic(fresh, conftest.draw_people(n, 100 + at)))
-        for at in range(JUDGED)
-    ]
-    rows = {}
-    for defect, dimension in [(None, "none"), *test_mutations.DEFECTS]:
-        name = "fresh real rows" if defect is None else defect.__name__
-        comparison = fresh if defect is None else test_mutations.planted(fresh, defect)
-        card, _ = measured(comparison)
-        proven = [a for a in CONTRACT.answers(card) if a.status == "failed"]
-        theirs = _sdmetrics(comparison)
-        rows[name] = {
-            "dimension": dimension,
-            "ours": sorted({a.gate for a in proven}),
-            "dimensions": sorted({a.dimension for a in proven}),
-            "SDMetrics": {key: round(value, 4) for key, value in theirs.items()},
-            "SDMetrics below 0.9": [key for key, value in theirs.items() if value < 0.9],
-            "SDMetrics below real": [
-                key for key, value in theirs.items() if value < min(bar[key] for bar in bars)
-            ],
-        }
-        print(name, rows[name]["dimensions"], rows[name]["SDMetrics below real"], flush=True)
-    figures = {"rows": rows, "bars": {k: min(bar[k] for bar in bars) for k in bars[0]}}
-    return figures, detection_text(rows)
+def detection(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Which planted defects our gates, SDMetrics and other tools see."""
+    comparisons, defects = detection_matrix.cases(options.samples)
+    path = tabular.RESULTS / "validation-detection.json"
+    earlier = json.loads(path.read_text())["figures"] if path.is_file() else {}
+    tools = earlier.get("tools", {})
+    with tempfile.TemporaryDirectory() as name:
+        folders = detection_matrix.written(comparisons, options.folder or Path(name))
+        found = {}
+        for script, python in options.peer:
+            said = detection_matrix.judged_by_peer(script, python, folders)
+            found[said[detection_matrix.FRESH]["tool"]] = said
+        here = {} if options.peer else {detection_matrix.OURS: _gates, "sdmetrics": _sdmetrics}
+        for tool, judge in here.items():
+            found[tool] = detection_matrix.judged_here(tool, judge, comparisons, folders)
+    for tool, judgements in found.items():
+        tools[tool] = {**tabular.circumstances(), "judgements": judgements}
+    figures = {"defects": defects, "tools": tools}
+    return figures, detection_matrix.text(figures)
 
 
-def replace_synthetic(comparison: Comparison, synthetic: pd.DataFrame) -> Comparison:
-    """The comparison with other synthetic rows; nothing that was encoded is kept."""
-    return replace(comparison, synthetic=synthetic)
+def _gates(comparison: Comparison) -> dict[str, Any]:
+    """The gates that are proven broken."""
+    card, _ = measured(comparison)
+    proven = [a for a in CONTRACT.answers(card) if a.status == "failed"]
+    return {
+        "rules": {"gates": sorted({a.gate for a in proven})},
+        "dimensions": sorted({a.dimension for a in proven}),
+    }
 
 
 def sdmetrics_metadata(schema: TableSchema) -> dict[str, Any]:
@@ -464,14 +466,18 @@ def sdmetrics_metadata(schema: TableSchema) -> dict[str, Any]:
     return {"columns": columns}
 
 
-def _sdmetrics(comparison: Comparison) -> dict[str, float]:
-    """The quality report's two scores, and SDMetrics' two scores for privacy."""
-    from sdmetrics.reports import QualityReport
+def _sdmetrics(comparison: Comparison) -> dict[str, Any]:
+    """The quality report's two scores, and SDMetrics' two scores for privacy.
+
+    Its documentation names no bound. 0.9 is a usual one for quality; fresh real rows do not reach
+    it in the scores for privacy.
+    """
+    from sdmetrics.reports import SingleTableQualityReport
     from sdmetrics.single_table import DCRBaselineProtection, DCROverfittingProtection
 
     metadata = sdmetrics_metadata(comparison.schema)
     real, made = comparison.train, comparison.synthetic
-    report = QualityReport()
+    report = SingleTableQualityReport()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         report.generate(real, made, metadata, verbose=False)
@@ -489,41 +495,16 @@ def _sdmetrics(comparison: Comparison) -> dict[str, float]:
         baseline = DCRBaselineProtection.compute_breakdown(
             real[names], made[names], plain, "table", num_rows_subsample=500
         )
-    return {
+    quality = {
         "column shapes": float(properties["Column Shapes"]),
         "column pair trends": float(properties["Column Pair Trends"]),
+    }
+    privacy = {
         "DCR overfitting": float(overfit["score"]),
         "DCR baseline": float(baseline["score"]),
     }
-
-
-def detection_text(rows: dict[str, dict[str, Any]]) -> str:
-    """A row a defect: which of our dimensions see it, and SDMetrics under two bars."""
-    lines = [
-        "| planted defect | belongs to | ours | SDMetrics, below 0.9 | SDMetrics, below "
-        f"{JUDGED} fresh real samples |",
-        "|---|---|---|---|---|",
-    ]
-    # A bar that fresh real rows do not reach says nothing of a defect.
-    useless = set(rows["fresh real rows"]["SDMetrics below 0.9"])
-    for row in rows.values():
-        row["SDMetrics below 0.9"] = [k for k in row["SDMetrics below 0.9"] if k not in useless]
-    for name, row in rows.items():
-        own = row["dimension"] in row["dimensions"]
-        said = f"✓ {', '.join(row['dimensions'])}" if own else ", ".join(row["dimensions"]) or "–"
-        lines.append(
-            f"| {name.replace('_', ' ')} | {row['dimension']} | {said} | "
-            f"{', '.join(row['SDMetrics below 0.9']) or '–'} | "
-            f"{', '.join(row['SDMetrics below real']) or '–'} |"
-        )
-    planted = [row for name, row in rows.items() if row["dimension"] != "none"]
-    caught = sum(row["dimension"] in row["dimensions"] for row in planted)
-    fixed = sum(bool(row["SDMetrics below 0.9"]) for row in planted)
-    tuned = sum(bool(row["SDMetrics below real"]) for row in planted)
-    lines.append(f"| **caught** | {len(planted)} | {caught} | {fixed} | {tuned} |")
-    if useless:
-        lines += ["", f"Below 0.9 for fresh real rows too, and so left out: {', '.join(useless)}."]
-    return "\n".join(lines) + "\n"
+    poor = [name for name, value in quality.items() if value < 0.9]
+    return {"scores": quality | privacy, "rules": {"quality below 0.9": poor}}
 
 
 if __name__ == "__main__":
