@@ -322,7 +322,7 @@ def test_any_shape_and_few_images(shape, count):
 
 
 def test_minutes_become_a_recorded_number_of_steps():
-    model = Diffusion(max_minutes=0.005, batch_size=8, width=16, depth=1)
+    model = Diffusion(max_minutes=0.015, batch_size=8, width=16, depth=1)
     model.fit(squares(40), SCHEMA)
     assert model.steps is None
     assert model.steps_ > 1
