@@ -260,10 +260,11 @@ def null(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     for name in options.tables.split(","):
         path = tabular.RESULTS / f"validation-null-{name}.json"
         splits = json.loads(path.read_text())["figures"]["splits"] if path.is_file() else []
-        for number, split in enumerate(splits if again else []):
-            _put(split, _split(name, number, again))
-            print(name, number, *again, flush=True)
-        for number in range(len(splits), options.splits):
+        for split in splits if again else []:
+            _put(split, _split(name, split["number"], again))
+            print(name, split["number"], *again, flush=True)
+        there = {split["number"] for split in splits}
+        for number in (one for one in range(options.splits) if one not in there):
             splits.append(_split(name, number))
             write(f"null-{name}", _summary(splits), null_text({name: _summary(splits)}))
             print(name, number, splits[-1]["seconds"], splits[-1]["failed"], flush=True)
@@ -291,6 +292,7 @@ def _split(name: str, number: int, parts: Sequence[str] = SUITE) -> dict[str, An
     answers = CONTRACT.withheld(tuple(asked))
     numbers = [score for score in card if score.subject == "all" and score.value is not None]
     return {
+        "number": number,
         "n": n,
         "seconds": round(sum(seconds.values()), 2),
         "failed": [a.gate for a in answers if a.status == "failed"],
