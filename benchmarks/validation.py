@@ -383,7 +383,8 @@ def null_text(figures: dict[str, Any]) -> str:
     lines += [
         "Intervals of `utility_*`, `equalised_odds_*` and `subgroup_auc_*` speak of new holdout "
         "rows, for the training rows at hand. Two training samples of one source differ, too, so "
-        "that 1 (or 0) is not the truth of every split, and may lie beyond more often.",
+        "that 1 (or 0) is not the truth of every split, and may lie beyond more often. Those of "
+        "`c2st_*` leave out that a classifier trained on other rows would differ.",
         "",
     ]
     return "\n".join(lines)
