@@ -149,7 +149,7 @@ def text(figures: Figures) -> str:
         some = found["judgements"][FRESH]
         accused, fresh = false_alarms(found, rule)
         known = [j["seconds"] for j in found["judgements"].values() if "seconds" in j]
-        seconds = f"{np.mean(known):.1f}" if known else "–"
+        seconds = f"{np.mean(known):.2g}" if known else "–"
         lines.append(
             f"| {tool} {some['version']} ({some['licence']}) | {rule} | {said.count('✓')}{failed} "
             f"| {accused} of {fresh} | {seconds} |"

@@ -151,5 +151,5 @@ def test_the_matrix_counts_what_rules_see_and_whom_they_accuse(detection_matrix)
     assert detection_matrix.false_alarms(tool, bar) == (1, 21)
     defects = dict.fromkeys(["low", "unknown", "crash"], "bias")
     lines = detection_matrix.text({"defects": defects, "tools": {"t": tool}}).splitlines()
-    assert "| t 1 (free) | rule | 1, fails on 1 | 2 of 21 | 1.0 |" in lines
-    assert f"| t 1 (free) | {bar} | 2, fails on 1 | 1 of 21 | 1.0 |" in lines
+    assert "| t 1 (free) | rule | 1, fails on 1 | 2 of 21 | 1 |" in lines
+    assert f"| t 1 (free) | {bar} | 2, fails on 1 | 1 of 21 | 1 |" in lines
