@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +34,17 @@ _MARKS = {"passed": "[green]pass[/]", "failed": "[red]FAIL[/]", "not applicable"
 _PIPE_WIDTH = 140
 # A window of so many columns shows from how many rows a gate was judged, too.
 _WIDE = 112
+# What to try where gates of a dimension stop a release.
+_LEARN_MORE = (
+    "learn longer or with another family: --set max_minutes=15, --generator NAME "
+    "(`likeness generators` lists them)"
+)
+_REMEDIES = {
+    **dict.fromkeys(("fidelity", "utility", "diversity"), _LEARN_MORE),
+    "privacy": "more rows, or less learned of single ones: --set privacy=0.75 of forest, or "
+    "`likeness generators NAME` for what another family can be told",
+    "bias": "more rows of the groups that the report names, or --parity and --quota when sampling",
+}
 # Fields of a gate in the JSON output.
 _GATE_FIELDS = (
     "gate", "dimension", "metric", "subject", "severity", "status",
@@ -128,6 +139,8 @@ class Terminal:
             verdicts = [v for v in (result.rows, result.verdict) if v is not None]
             failed = ", ".join(gate.gate for verdict in verdicts for gate in verdict.blocking)
             self.out.print(f"[red]quarantined[/]: stopped by {failed}; nothing was published")
+            for remedy in remedies(gate for verdict in verdicts for gate in verdict.blocking):
+                self.out.print(f"what may help: {remedy}", soft_wrap=True)
             self.out.print(f"report: {result.report}", soft_wrap=True)
             return
         state = "already published as" if published.existing else "published"
@@ -324,3 +337,8 @@ def _interval(gate: GateResult) -> str:
     if gate.low is None or gate.high is None or gate.low == gate.high:
         return ""
     return f"{gate.low:.4f} – {gate.high:.4f}"
+
+
+def remedies(blocking: Iterable[GateResult]) -> list[str]:
+    """What to try, a line for each kind of gate that stopped a release."""
+    return list(dict.fromkeys(_REMEDIES[g.dimension] for g in blocking if g.dimension in _REMEDIES))

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pipelines.terminal import Terminal
+from pipelines.terminal import Terminal, remedies
 from validators.verdict import GateResult, Verdict
 
 
@@ -55,3 +55,15 @@ def test_the_gate_table_says_how_much_it_could_see(width):
     assert ("4,321" in first) == ("0.0077" in first) == (width == 140)
     assert "4,321" not in exact
     assert any(line.startswith("4 gates: 2 hold, 1 is open, 1 warns; open:") for line in lines)
+
+
+def test_a_stopped_release_says_what_may_help_once_for_each_kind():
+    blocking = [
+        gate("fidelity-one", "failed"),
+        gate("utility-one", "failed", dimension="utility"),
+        gate("privacy-one", "failed", dimension="privacy"),
+        gate("structure-one", "failed", dimension="structure"),
+    ]
+    longer, less = remedies(blocking)
+    assert "max_minutes" in longer
+    assert "privacy=0.75" in less
