@@ -19,7 +19,7 @@ import pandas as pd
 from generators.base import OnProgress, ParameterError, derive_seed
 from generators.schema import Data, Images, ImageSchema
 from validators.base import Score, skipped
-from validators.privacy.canaries import METRIC, CanaryAudit, audit_canaries, plant
+from validators.privacy.canaries import LIMIT, METRIC, CanaryAudit, audit_canaries, plant
 from validators.privacy.images import audit_image_canaries, plant_images
 from validators.statistics import Estimate
 
@@ -28,8 +28,6 @@ from .home import canonical_json, write_text
 from .release import Release
 from .steps import new_generator
 
-LIMIT = 1.0
-"""Where a generator claims no ε, an ε that is proven beyond this is a finding."""
 _NOT_MADE = (
     "not tested: no audit was made of this model; `likeness audit`, given what `likeness run` was "
     "given, trains it once more with planted records"

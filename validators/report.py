@@ -24,7 +24,7 @@ from .aggregates import MIN_ROWS, Discretion, Marginal, associations, marginals
 from .base import Score, Scorecard
 from .comparison import Comparison
 from .contract import NOT_APPLICABLE
-from .privacy.canaries import METRIC, CanaryAudit
+from .privacy.canaries import LIMIT, METRIC, CanaryAudit
 from .suspects import least_convincing
 from .verdict import GateResult, Verdict
 from .wording import gate_rows as gate_rows
@@ -35,8 +35,6 @@ _IMAGES = 2_000
 # A deviation that is found four times in five is 1.27 times as large as the reach of chance.
 _CHANCE = 1.96 / 2.487
 _LARGE_GAP = 0.2
-# An ε that is proven beyond this is a finding, see ``pipelines.audit``.
-_PROVEN = 1.0
 # What each reader looks for first, in that order; as many as there are, up to four.
 _FIGURES: dict[str, tuple[str, ...]] = {
     "For the privacy officer": (
@@ -490,19 +488,19 @@ def _audit(found: CanaryAudit | None) -> dict[str, Any] | None:
     if found is None:
         return None
     epsilon, share = found.epsilon, found.correct / found.guesses
-    lowest, over = wording.number(epsilon.low), epsilon.low > _PROVEN
+    lowest, over = wording.number(epsilon.low), epsilon.low > LIMIT
     drawn = charts.Whisker(
         value=epsilon.value,
         low=epsilon.low,
         high=epsilon.high,
-        maximum=_PROVEN,
+        maximum=LIMIT,
         reference=0.0,
         failed=over,
         label=f"ε of at least {lowest} is proven",
     )
     return {
         "kind": "warning" if over else "passed",
-        "word": f"More than {_PROVEN:g} is proven" if over else f"No more than {_PROVEN:g} proven",
+        "word": f"More than {LIMIT:g} is proven" if over else f"No more than {LIMIT:g} proven",
         "low": lowest,
         "value": wording.number(epsilon.value),
         "high": wording.number(epsilon.high),

@@ -27,6 +27,8 @@ from .neighbours import MixedPoints, Points, nearest
 
 METRIC = "canary_epsilon"
 MIN_CANARIES = 50
+LIMIT = 1.0
+"""Where a generator claims no ε, an ε that is proven beyond this is a finding."""
 _NEIGHBOURS = 5
 # Shares of the canaries that are guessed, the surest ones; for the rest there is no guess.
 _GUESSED = (0.1, 0.3, 1.0)
