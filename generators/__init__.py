@@ -31,6 +31,7 @@ GENERATORS: Registry[Generator] = Registry(
         "sdv-ctgan": "generators.tabular.sdv:SdvCTGAN",
         "sdv-gaussian-copula": "generators.tabular.sdv:SdvGaussianCopula",
         "sdv-tvae": "generators.tabular.sdv:SdvTVAE",
+        "table-diffusion": "generators.tabular.diffusion:TableDiffusion",
         "tvae": "generators.tabular.tvae:TVAE",
     },
 )

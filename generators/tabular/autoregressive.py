@@ -41,7 +41,13 @@ from generators.tabular.neural import check_positive
 from generators.tabular.ordering import column_order, mutual_information
 from generators.tabular.resampling import systematic
 from generators.tabular.tokens import TwoLevelTokens
-from generators.tabular.verbatim import CopyGuard, contains, copy_profile, row_hashes, snapped
+from generators.tabular.verbatim import (
+    CopyGuard,
+    copy_profile,
+    judged_guard,
+    replace_copies,
+    snapped,
+)
 from generators.training import (
     EMA,
     BestSoFar,
@@ -72,8 +78,6 @@ _SMALLEST_BATCH = 32
 # Numbers that stand for a whole row, about at most: the work of a step grows with the columns times
 # these.
 _EMBEDDINGS = 1024
-# Rows that are drawn to see how often rows held out are hit, at least and at most.
-_PROBE_ROWS = (1000, 50_000)
 # Rows drawn under conditions for each that is kept: sampling importance resampling (Rubin 1987),
 # from the conditioned columns first to the order that the model knows best.
 _POOL = 4
@@ -280,24 +284,10 @@ class Autoregressive(Resumable, Conditional, Density):
         )
 
     def _guard(self, rows: EncodedTable, held: np.ndarray) -> tuple[CopyGuard, float]:
-        """The guard against copies, and the share of copies that stays under conditions.
-
-        A fresh real row hits the rows seen once at the Good-Turing rate, a model less often, for
-        it is smoother than the truth; the rows held out from the training tell how often. Under
-        conditions copies are natural that are rare among all rows, so there the share decides.
-        """
-        guard = CopyGuard(*copy_profile(rows))
-        if not self.verbatim_guard or guard.natural == 0:
-            return guard, 0.0
-        n = min(max(len(rows), _PROBE_ROWS[0]), _PROBE_ROWS[1])
-        drawn = snapped(self._draw_rows(n, derive_seed(self.name, self.seed, "probe")), self.codec_)
-        if len(held):
-            hashes = row_hashes(rows.take(held))
-            unseen = np.sort(hashes[contains(guard.once, hashes)])
-            hits = int(contains(unseen, row_hashes(drawn)).sum())
-            rate = hits / n * len(guard.once) / max(len(unseen), 1)
-            guard = CopyGuard(guard.once, min(guard.natural, rate))
-        return guard, guard.keep(drawn)
+        if not self.verbatim_guard:
+            return CopyGuard(*copy_profile(rows)), 0.0
+        seed = derive_seed(self.name, self.seed, "probe")
+        return judged_guard(rows, held, lambda n: snapped(self._draw_rows(n, seed), self.codec_))
 
     def _sampling_order(self, codec: TableCodec, encoded: EncodedTable) -> list[int]:
         """Sub-columns: those of the telling columns first, a fine one after its coarse one."""
@@ -309,27 +299,10 @@ class Autoregressive(Resumable, Conditional, Density):
     def _sample_block(self, block: Block) -> pd.DataFrame:
         encoded = self._draw_rows(block.size, block.seed)
         if self.verbatim_guard:
-            self._clean(encoded, block, lambda rows, seed: self._draw_rows(len(rows), seed))
+            again = lambda rows, seed: self._draw_rows(len(rows), seed)  # noqa: E731
+            replace_copies(encoded, self.guard_, self.codec_, block.seed, again)
         frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
         return frame
-
-    def _clean(
-        self,
-        encoded: EncodedTable,
-        block: Block,
-        draw: Callable[[np.ndarray, int], EncodedTable],
-        keep: float | None = None,
-    ) -> None:
-        """Take copies out of a block; ``draw`` gives rows for positions and a seed."""
-        encoded.values[:] = snapped(encoded, self.codec_).values
-        rng = np.random.default_rng(derive_seed("copies", block.seed))
-        seeds = itertools.count()
-
-        def again(rows: np.ndarray) -> EncodedTable:
-            seed = derive_seed("again", block.seed, next(seeds))
-            return snapped(draw(rows, seed), self.codec_)
-
-        self.guard_.clean(encoded, rng, again, keep=keep)
 
     def _draw_rows(self, n: int, seed: int) -> EncodedTable:
         nothing = np.zeros((n, len(self.order_)), np.int64)
@@ -357,7 +330,8 @@ class Autoregressive(Resumable, Conditional, Density):
 
         encoded = draw(block.size, block.seed)
         if self.verbatim_guard:
-            self._clean(encoded, block, lambda rows, seed: draw(len(rows), seed), self.keep_)
+            again = lambda rows, seed: draw(len(rows), seed)  # noqa: E731
+            replace_copies(encoded, self.guard_, self.codec_, block.seed, again, self.keep_)
         return encoded
 
     def _shares(self, cells: Mapping[int, Cells]) -> dict[int, torch.Tensor]:

@@ -65,6 +65,19 @@ class Pieces:
         values: np.ndarray = self.low[at] + steps
         return values
 
+    def at(self, cell: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """The value (float64) at a place of each fine cell; inverse of ``QuantileCells.place``."""
+        begin, end = (self.cumulative[self.start[cell + more]] for more in (0, 1))
+        row = begin + place * (end - begin)
+        at = np.searchsorted(self.cumulative, row, side="right") - 1
+        at = np.clip(at, self.start[cell], self.start[cell + 1] - 1)
+        whole = self.cumulative[at + 1] - self.cumulative[at]
+        share = np.clip((row - self.cumulative[at]) / whole, 0.0, 1.0) * self.width[at]
+        if self.step is not None:
+            share = np.minimum(np.floor(share), self.width[at] - 1) * self.step
+        values: np.ndarray = self.low[at] + share
+        return values
+
 
 @dataclass(frozen=True)
 class QuantileCells:
@@ -124,6 +137,23 @@ class QuantileCells:
         found = np.searchsorted(self.knots, values, side="right") - 1
         inside: np.ndarray = np.clip(found, 0, self.intervals - 1)
         return inside
+
+    def place(self, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Which share of its fine cell's training rows lies below each value, within [0, 1].
+
+        On a grid a value stands for all up to the next one, so its place is drawn from there.
+        """
+        interval = self.interval(values)
+        first = interval // self.per_fine * self.per_fine
+        after = np.minimum(first + self.per_fine, self.intervals)
+        beyond = values - self.knots[interval]
+        if self.step is not None:
+            beyond = np.round(beyond / self.step) + rng.random(len(values))
+        share = np.clip(beyond / self._widths()[interval], 0.0, 1.0)
+        rows = self.cumulative[interval + 1] - self.cumulative[interval]
+        below = self.cumulative[interval] - self.cumulative[first] + share * rows
+        place: np.ndarray = below / (self.cumulative[after] - self.cumulative[first])
+        return place
 
     def pieces(self, allowed: Iterable[Interval] = ((-np.inf, np.inf),)) -> Pieces:
         """All that is ``allowed`` (closed intervals, ascending, disjoint) of each interval."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from generators.base import derive_seed
 from generators.encoding import EncodedTable, TableCodec
 
 _REDRAWS = 10
+# Rows that are drawn to see how often rows held out are hit, at least and at most.
+_PROBE_ROWS = (1000, 50_000)
 SECRET_ARRAYS = ("once",)
 """The name under which a family keeps the hashes of rows seen once: who has them may try rows."""
 
@@ -63,6 +67,63 @@ class CopyGuard:
 
     def _share(self, copied: int, rows: int) -> float:
         return min(1.0, self.natural * rows / max(copied, 1))
+
+
+def judged_guard(
+    rows: EncodedTable, held: np.ndarray, draw: Callable[[int], EncodedTable]
+) -> tuple[CopyGuard, float]:
+    """The guard of a model that held rows out, and the share of copies that stays in any sample.
+
+    A fresh real row hits the rows seen once at the Good-Turing rate, a model less often, for it is
+    smoother than the truth; the rows held out from the training tell how often. Under conditions
+    copies are natural that are rare among all rows, so there the share decides.
+
+    Args:
+        rows: of the table, snapped.
+        held: positions of those held out, which may be none.
+        draw: gives so many rows of the model, snapped.
+    """
+    guard = CopyGuard(*copy_profile(rows))
+    if guard.natural == 0:
+        return guard, 0.0
+    few, many = _PROBE_ROWS
+    n = min(max(len(rows), few), many)
+    drawn = draw(n)
+    if len(held):
+        hashes = row_hashes(rows.take(held))
+        unseen = np.sort(hashes[contains(guard.once, hashes)])
+        hits = int(contains(unseen, row_hashes(drawn)).sum())
+        rate = hits / n * len(guard.once) / max(len(unseen), 1)
+        guard = CopyGuard(guard.once, min(guard.natural, rate))
+    return guard, guard.keep(drawn)
+
+
+def replace_copies(
+    encoded: EncodedTable,
+    guard: CopyGuard,
+    codec: TableCodec,
+    seed: int,
+    draw: Callable[[np.ndarray, int], EncodedTable],
+    keep: float | None = None,
+) -> None:
+    """Take copies beyond the natural rate out of rows, in place; values come to their grid.
+
+    Args:
+        encoded: rows.
+        guard: of the model.
+        codec: of the table.
+        seed: of the rows.
+        draw: gives new rows for positions and a seed.
+        keep: the share of copies that stays, by default the one that leaves the natural rate.
+    """
+    encoded.values[:] = snapped(encoded, codec).values
+    seeds = itertools.count()
+
+    def again(rows: np.ndarray) -> EncodedTable:
+        return snapped(draw(rows, derive_seed("again", seed, next(seeds))), codec)
+
+    rng = np.random.default_rng(derive_seed("copies", seed))
+    guard.clean(encoded, rng, again, keep=keep)
 
 
 def copy_profile(encoded: EncodedTable) -> tuple[np.ndarray, float]:

@@ -24,6 +24,7 @@ from generators.training import EMA, run_steps
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = {
     "autoregressive": {"epochs": 30, "width": 8, "lr": 1e-3},
+    "table-diffusion": {"epochs": 30, "width": 8, "lr": 1e-3},
     "ctgan": {"epochs": 40, "batch_size": 50, "generator_dim": [16], "discriminator_dim": [16]},
     "tvae": {"epochs": 60, "batch_size": 50, "compress_dims": [16], "decompress_dims": [16]},
     "diffusion": {"steps": 120, "batch_size": 16, "width": 8, "depth": 1},

@@ -40,6 +40,7 @@ TINY: dict[str, dict[str, Any]] = {
     "sdv-copulagan": {"epochs": 1},
     "sdv-ctgan": {"epochs": 1},
     "sdv-tvae": {"epochs": 1},
+    "table-diffusion": {"epochs": 1},
     "tvae": {"epochs": 1},
 }
 # SDV's families warn about their own habits.

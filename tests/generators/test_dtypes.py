@@ -99,11 +99,13 @@ def test_a_column_survives_its_codec(name: str) -> None:
     pd.testing.assert_series_equal(codec.decode(*codec.encode(series)), series, check_names=False)
 
 
-@pytest.mark.parametrize("family", ["independent", "forest", "autoregressive", "tvae"])
+@pytest.mark.parametrize(
+    "family", ["independent", "forest", "autoregressive", "table-diffusion", "tvae"]
+)
 def test_a_sample_has_the_dtypes_and_the_types_of_cells(family: str) -> None:
     frame = pd.DataFrame(SERIES)
     schema = TableSchema.infer(frame)
-    settings = {"epochs": 2} if family in ("autoregressive", "tvae") else {}
+    settings = {"epochs": 2} if family not in ("independent", "forest") else {}
     drawn = GENERATORS[family].from_parameters(settings).fit(frame, schema).sample(500, seed=1)
     assert isinstance(drawn, pd.DataFrame)
     pd.testing.assert_series_equal(drawn.dtypes, frame.dtypes)

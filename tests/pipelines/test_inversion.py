@@ -34,6 +34,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ctgan": {"epochs": 1},
     "tvae": {"epochs": 1},
     "autoregressive": {"epochs": 1},
+    "table-diffusion": {"epochs": 1},
     "image-autoencoder": {"epochs": 2},
     "image-flow": {"epochs": 2},
     "image-gan": {"epochs": 2},

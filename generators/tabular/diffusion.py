@@ -1,0 +1,691 @@
+"""Diffusion for tables: masks over tokens, Gaussian noise over what tokens leave open.
+
+The forward process of a token (a category, an atom, a missing value, a coarse cell of a number)
+masks it at a random time (absorbing diffusion in continuous time: Sahoo et al. 2024, "MDLM", arXiv
+2406.07524); a number's place within its cell, as a normal variable, gets Gaussian noise (EDM,
+Karras et al. 2022, arXiv 2206.00364). The two together are the mixed diffusion of TabDDPM (arXiv
+2209.15421) and TabDiff (arXiv 2410.20626), the cascade from cells to numbers is that of TabCascade
+(arXiv 2601.22816): a number's law may have any shape, for the cells carry it, and conditions on
+ranges are as exact as those on categories.
+
+One denoiser sees any set of cells clean and gives the law of the others, so it samples, completes
+rows and fulfils conditions without more training. Tokens are unmasked one after the other, which
+is the reverse process without an error from steps in time (Zheng et al. 2024, arXiv 2409.02908);
+then all numbers are denoised at once, by a multistep solver of the probability-flow ODE.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy.special import ndtr, ndtri
+from torch import nn
+
+from generators.base import (
+    Block,
+    Conditional,
+    Modality,
+    OnProgress,
+    ParameterError,
+    Resumable,
+    derive_seed,
+)
+from generators.conditions import Cells, Conditions, allowed_values
+from generators.encoding import EncodedTable, TableCodec
+from generators.image.edm import SIGMA_DATA, ipndm, noise_levels, precondition
+from generators.schema import TableSchema
+from generators.tabular.held_out import HeldOutTraining, Pace, held_out
+from generators.tabular.independent import learnable
+from generators.tabular.neural import check_positive
+from generators.tabular.resampling import systematic
+from generators.tabular.tokens import TwoLevelTokens
+from generators.tabular.verbatim import (
+    CopyGuard,
+    copy_profile,
+    judged_guard,
+    replace_copies,
+    snapped,
+)
+from generators.training import (
+    build,
+    load_module_arrays,
+    module_arrays,
+    planned_steps,
+    resolve_device,
+    run_steps,
+    torch_generator,
+)
+
+_MICRO_BATCH = 1024
+"""Rows per forward pass of a sample. Part of the format: a change changes all samples."""
+# Numbers that stand for a whole row, about at most: the work of a step grows with the columns times
+# these.
+_EMBEDDINGS = 1024
+_CLIP = 1.0
+# Candidates for each row under several conditions (sampling importance resampling, Rubin 1987).
+_POOL = 8
+# Conditions less likely than this have no support.
+_NO_SUPPORT = 1e-7
+# Of the normal variable that is a place in a cell.
+_FREQUENCIES = (1.0, 2.0, 4.0, 8.0)
+_FEATURES = 3 + 2 * len(_FREQUENCIES)
+_EDGE = 1e-4
+# So much noise leaves nothing: the level of a place that is not known, or that no cell has.
+_UNKNOWN = 1e4
+# Mean and deviation of ln(sigma) in training (EDM, table 1).
+_LEVEL = (-1.2, 1.2)
+_TOP = 40.0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where numbers lie in their cells, as normal variables of deviation ``SIGMA_DATA``.
+
+    Attributes:
+        x: with noise; float32, (B, R), for the R columns that have cells.
+        sigma: its level, 0 where clean and ``_UNKNOWN`` where there is none; (B, R).
+    """
+
+    x: torch.Tensor
+    sigma: torch.Tensor
+
+    @classmethod
+    def seen(cls, clean: torch.Tensor, visible: torch.Tensor) -> Places:
+        """These clean places (B, R) where they are ``visible`` (bool), and nothing elsewhere."""
+        sigma = torch.where(visible, 0.0, _UNKNOWN)
+        return cls(torch.where(visible, clean, 0.0), sigma)
+
+    def noisy(self, x: torch.Tensor, sigma: torch.Tensor, where: torch.Tensor) -> Places:
+        """These, and ``x`` of level ``sigma`` at the entries ``where`` (bool, (B, R))."""
+        return Places(torch.where(where, x, self.x), torch.where(where, sigma, self.sigma))
+
+    def features(self) -> torch.Tensor:
+        """What a network sees of them, (B, R * features).
+
+        Beside the scaled ``x``, what is to be expected of the clean place under its normal law:
+        its mean, its deviation, and waves, which fade as the noise hides them.
+        """
+        share = SIGMA_DATA**2 / (self.sigma**2 + SIGMA_DATA**2)
+        mean = (share * self.x / SIGMA_DATA).unsqueeze(-1)
+        variance = (1.0 - share).unsqueeze(-1)
+        scaled = (share.sqrt() * self.x / SIGMA_DATA).unsqueeze(-1)
+        waves = torch.tensor(_FREQUENCIES, device=mean.device)
+        faded = torch.exp(-0.5 * waves**2 * variance)
+        parts = [mean, scaled, variance.sqrt()]
+        parts += [faded * (waves * mean).cos(), faded * (waves * mean).sin()]
+        return torch.cat(parts, dim=-1).flatten(1)
+
+
+class Denoiser(nn.Module):
+    """What all cells of a row tell about each of them.
+
+    Each sub-column has a perceptron of its own: what is seen of the whole row -> ``width`` ->
+    ``width`` (residual) -> logits of its tokens, and the denoised place where it has cells. The
+    head starts at zero and its bias at the marginal, so the model starts as independent columns.
+
+    Args:
+        sizes: number of tokens of each sub-column.
+        numbers: the sub-columns that have cells, ascending.
+        embedding: numbers that stand for a token.
+        width: of the hidden layers.
+    """
+
+    def __init__(self, sizes: list[int], numbers: list[int], embedding: int, width: int) -> None:
+        super().__init__()
+        wide, tokens = len(sizes), sum(sizes)
+        self.sizes, self.numbers, self.width = sizes, numbers, width
+        inputs = wide * embedding + len(numbers) * _FEATURES
+        self.embedding = nn.Parameter(torch.empty(tokens, embedding))
+        self.mask = nn.Parameter(torch.empty(wide, embedding))
+        self.first = nn.Parameter(torch.empty(wide * width, inputs))
+        self.first_bias = nn.Parameter(torch.empty(wide * width))
+        self.second = nn.Parameter(torch.empty(wide, width, width))
+        self.second_bias = nn.Parameter(torch.empty(wide, 1, width))
+        self.head = nn.Parameter(torch.empty(tokens, width))
+        self.head_bias = nn.Parameter(torch.empty(tokens))
+        self.place = nn.Parameter(torch.empty(len(numbers), width, 1))
+        starts = list(itertools.accumulate(sizes[:-1], initial=0))
+        self.register_buffer("starts", torch.tensor(starts))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fill the weights from ``generator``."""
+        self.embedding.normal_(0.0, 0.5, generator=generator)
+        self.mask.normal_(0.0, 0.05, generator=generator)
+        # Half of the inputs are known on average.
+        self.first.normal_(0.0, math.sqrt(2.0 / self.first.shape[1]), generator=generator)
+        self.second.normal_(0.0, 1.0 / math.sqrt(self.width), generator=generator)
+        for zero in (self.first_bias, self.second_bias, self.head, self.head_bias, self.place):
+            zero.zero_()
+        sizes = torch.tensor([0, *self.sizes[:-1]])
+        self.get_buffer("starts").copy_(sizes.cumsum(0))
+
+    def start_from(self, tokens: torch.Tensor) -> None:
+        """Let the bias say the marginal of these training tokens (N, S)."""
+        counts = torch.cat(
+            [torch.bincount(tokens[:, at], minlength=size) for at, size in enumerate(self.sizes)]
+        )
+        with torch.no_grad():
+            self.head_bias.copy_(((counts + 0.5) / len(tokens)).log())
+
+    def inputs(self, tokens: torch.Tensor, known: torch.Tensor, places: Places) -> torch.Tensor:
+        """What is seen of rows: tokens (int64, (B, S)) where ``known`` (bool), and places."""
+        seen = F.embedding(tokens + self.get_buffer("starts"), self.embedding)
+        seen = torch.where(known.unsqueeze(-1), seen, self.mask)
+        return torch.cat([seen.flatten(1), places.features()], dim=1)
+
+    def show(self, inputs: torch.Tensor, tokens: torch.Tensor, at: int) -> None:
+        """Make sub-column ``at`` seen, whose ``tokens`` are (B,), in place."""
+        size = self.embedding.shape[1]
+        begin = self.get_buffer("starts")[at]
+        inputs[:, at * size : (at + 1) * size] = F.embedding(tokens + begin, self.embedding)
+
+    def losses(self, inputs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Minus the log-probability of every token given what is seen, nats, shape (S, B)."""
+        hidden = self._hidden(inputs, list(range(len(self.sizes))))
+        heads = zip(
+            torch.split(self.head, self.sizes),
+            torch.split(self.head_bias, self.sizes),
+            strict=True,
+        )
+        each = [
+            F.cross_entropy(F.linear(layer, *head).float(), tokens[:, at], reduction="none")
+            for at, (layer, head) in enumerate(zip(hidden.unbind(0), heads, strict=True))
+        ]
+        return torch.stack(each)
+
+    def logits(self, inputs: torch.Tensor, at: int) -> torch.Tensor:
+        """Logits of sub-column ``at``, shape (B, size)."""
+        hidden = self._hidden(inputs, [at])[0]
+        begin = int(self.get_buffer("starts")[at])
+        span = slice(begin, begin + self.sizes[at])
+        return F.linear(hidden, self.head[span], self.head_bias[span])
+
+    def raw(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The network's share of the denoised places (EDM's F), shape (B, R)."""
+        hidden = self._hidden(inputs, self.numbers)
+        return torch.bmm(hidden, self.place.to(hidden.dtype))[..., 0].t()
+
+    def _hidden(self, inputs: torch.Tensor, targets: list[int]) -> torch.Tensor:
+        """The last hidden layer of these sub-columns, (T, B, width)."""
+        first: torch.Tensor = self.first
+        bias: torch.Tensor = self.first_bias
+        second: torch.Tensor = self.second
+        second_bias: torch.Tensor = self.second_bias
+        if len(targets) < len(self.sizes):
+            wide = len(self.sizes)
+            first = first.view(wide, self.width, -1)[targets].flatten(0, 1)
+            bias = bias.view(wide, self.width)[targets].flatten()
+            second, second_bias = second[targets], second_bias[targets]
+        hidden = F.silu(F.linear(inputs, first, bias))
+        hidden = hidden.view(len(inputs), len(targets), self.width).transpose(0, 1)
+        shift = second_bias.expand(-1, len(inputs), -1)
+        return hidden + F.silu(torch.baddbmm(shift, hidden, second))
+
+
+@dataclass(kw_only=True)
+class TableDiffusion(Resumable, Conditional):
+    """Masked and Gaussian diffusion over all columns, by one denoiser.
+
+    Attributes:
+        epochs: passes over the table, at most; training stops early where the loss of rows held
+            out from it no longer falls.
+        max_steps: steps, at most, whatever the epochs.
+        batch_size: rows per step, at most; small tables take fewer.
+        cells: of a number with more values than atoms can stand for; within a cell numbers are
+            drawn by Gaussian diffusion.
+        embedding: numbers that stand for a token; fewer in tables of more than 64 columns.
+        width: of the hidden layers of each column's network.
+        lr: highest learning rate (AdamW, a short warm-up, then a cosine).
+        weight_decay: of AdamW.
+        evaluations: of the denoiser, with which a sample's numbers are denoised (NFE), beside one
+            for each column that has tokens.
+        max_minutes: training stops earlier, after as many steps as the first seconds promise to
+            fit into this time; None for no limit. The number of steps then depends on the machine.
+        device: ``auto``, ``cpu`` or ``cuda``; where training runs. Sampling runs on the CPU.
+        verbatim_guard: draw a row again where it equals a training row, until such rows are as
+            rare as among fresh real rows.
+    """
+
+    epochs: int = 100
+    max_steps: int = 6000
+    batch_size: int = 512
+    cells: int = 32
+    embedding: int = 16
+    width: int = 64
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    evaluations: int = 20
+    max_minutes: float | None = None
+    device: str = "auto"
+    verbatim_guard: bool = True
+
+    name: ClassVar[str] = "table-diffusion"
+    suits: ClassVar[str] = (
+        "tables to be completed or sampled under conditions: it knows every conditional alike"
+    )
+    modality: ClassVar[Modality] = "table"
+
+    def __post_init__(self) -> None:
+        names = ("epochs", "max_steps", "batch_size", "embedding", "width", "lr")
+        check_positive(self.name, **{name: getattr(self, name) for name in names})
+        if self.max_minutes is not None:
+            check_positive(self.name, max_minutes=self.max_minutes)
+        if self.weight_decay < 0:
+            raise ParameterError(
+                f"weight_decay of {self.name} must be at least 0, got {self.weight_decay}; try 0.01"
+            )
+        for name, least in (("cells", 4), ("evaluations", 2)):
+            if getattr(self, name) < least:
+                raise ParameterError(
+                    f"{name} of {self.name} must be at least {least}, got {getattr(self, name)}; "
+                    "raise it"
+                )
+
+    def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
+        device = resolve_device(self.device)
+        self.codec_, encoded = learnable(data, schema)
+        self._take_tokens(TwoLevelTokens.fit(self.codec_, encoded, coarse=self.cells, fine=1))
+        rng = np.random.default_rng(derive_seed(self.name, self.seed, "places"))
+        tokens = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32))
+        rows = [tokens.to(device), self._places(encoded, rng).to(device)]
+
+        def trial() -> tuple[Callable[[int], torch.Tensor], int]:
+            training = _Training(self, rows)
+            total = min(self.epochs * training.steps_per_epoch, self.max_steps)
+            return training.step, max(total, 1)
+
+        total = planned_steps(trial, self.max_minutes, self.checkpoint)
+        training = _Training(self, rows, total)
+        self.loss_history_ = run_steps(
+            training.step,
+            total,
+            phase="fit",
+            progress=progress,
+            checkpoint=self.checkpoint,
+            parts=training.parts(),
+            enough=training.enough,
+        )
+        self.network_: Denoiser = training.result()
+        self.guard_, self.keep_ = self._guard(snapped(encoded, self.codec_), training.positions)
+
+    def _guard(self, rows: EncodedTable, held: np.ndarray) -> tuple[CopyGuard, float]:
+        if not self.verbatim_guard:
+            return CopyGuard(*copy_profile(rows)), 0.0
+        seed = derive_seed(self.name, self.seed, "probe")
+        return judged_guard(rows, held, lambda n: snapped(self._draw_rows(n, seed), self.codec_))
+
+    def _take_tokens(self, tokens: TwoLevelTokens) -> None:
+        self.tokens_ = tokens
+        self.numbers_ = [at for at, cells in enumerate(tokens.cells) if cells is not None]
+
+    def _places(self, encoded: EncodedTable, rng: np.random.Generator) -> torch.Tensor:
+        """The clean places of the numbers of rows, (N, R), NaN where a cell has none."""
+        places = np.full((len(encoded), len(self.numbers_)), np.nan, np.float32)
+        for at, column in enumerate(self.numbers_):
+            cells, values = self.tokens_.cells[column], encoded.values[:, column]
+            between = np.isfinite(values)
+            assert cells is not None
+            place = np.clip(cells.place(values[between], rng), _EDGE, 1 - _EDGE)
+            places[between, at] = SIGMA_DATA * ndtri(place)
+        return torch.from_numpy(places)
+
+    def _sample_block(self, block: Block) -> pd.DataFrame:
+        encoded = self._draw_rows(block.size, block.seed)
+        if self.verbatim_guard:
+            again = lambda rows, seed: self._draw_rows(len(rows), seed)  # noqa: E731
+            replace_copies(encoded, self.guard_, self.codec_, block.seed, again)
+        frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
+        return frame
+
+    def _draw_rows(self, n: int, seed: int) -> EncodedTable:
+        return self._completed(_Rows.nothing(n, self.tokens_, self.numbers_), seed)
+
+    def _sample_block_where(
+        self, block: Block, cells: Mapping[int, Cells], conditions: Conditions
+    ) -> EncodedTable:
+        def draw(n: int, seed: int) -> EncodedTable:
+            rows, weights = self._conditioned(n, seed, cells)
+            if n and not weights.mean() > _NO_SUPPORT:
+                raise conditions.unsupported(self.codec_.columns[at].column.name for at in cells)
+            rng = np.random.default_rng(derive_seed("resample", seed))
+            kept = rng.permutation(systematic(weights, n, rng))
+            chosen = self._settled(rows.take(kept), cells, rng)
+            drawn = self._completed(chosen, derive_seed("rest", seed))
+            settled: EncodedTable = self.codec_.settle(drawn, allowed_values(cells))
+            return settled
+
+        encoded = draw(block.size, block.seed)
+        if self.verbatim_guard:
+            again = lambda rows, seed: draw(len(rows), seed)  # noqa: E731
+            replace_copies(encoded, self.guard_, self.codec_, block.seed, again, self.keep_)
+        return encoded
+
+    def _conditioned(
+        self, n: int, seed: int, cells: Mapping[int, Cells]
+    ) -> tuple[_Rows, np.ndarray]:
+        """Candidates whose conditioned columns are drawn, and no other; and their weights."""
+        pool = n * (_POOL if len(cells) > 1 else 1)
+        share = {at: torch.from_numpy(self._share(at, cell)).float() for at, cell in cells.items()}
+        parts, weights = [], []
+        generator = torch_generator("cpu", self.name, "where", seed)
+        for part, count in _Rows.nothing(pool, self.tokens_, self.numbers_).batches():
+            drawn, likely = self._unmask(part, list(cells), generator, share)
+            parts.append(drawn.take(slice(count)))
+            weights.append(likely[:count].exp().numpy())
+        return _Rows.joined(parts), np.concatenate([np.zeros(0), *weights])
+
+    def _share(self, column: int, cells: Cells) -> np.ndarray:
+        """The share of each token of a column that is allowed."""
+        return self.tokens_.weights(column, cells)[0]
+
+    def _settled(self, rows: _Rows, cells: Mapping[int, Cells], rng: np.random.Generator) -> _Rows:
+        """``rows`` with values where their cells are allowed in part: drawn from that part."""
+        drawn = self.tokens_.decode(rows.tokens.numpy(), rng, cells)
+        values = rows.values.copy()
+        for column, allowed in cells.items():
+            if column in self.numbers_:
+                share = self._share(column, allowed)[rows.tokens[:, column].numpy()]
+                cut = (share < 1) & np.isfinite(drawn.values[:, column])
+                values[cut, column] = drawn.values[cut, column]
+        return self._with_values(rows, values, rng)
+
+    def _with_values(self, rows: _Rows, values: np.ndarray, rng: np.random.Generator) -> _Rows:
+        places = self._places(EncodedTable(np.zeros_like(values, np.int32), values), rng)
+        return replace(rows, values=values, places=places)
+
+    def _fill_block(
+        self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray
+    ) -> EncodedTable:
+        share = {}
+        for column in np.flatnonzero(present).tolist():
+            codec = self.codec_.columns[column]
+            if codec.missing and codec.size > 1:
+                share[column] = torch.ones(self.tokens_.sizes[column])
+                share[column][codec.missing_code] = 0.0
+        tokens = torch.from_numpy(np.where(given, self.tokens_.encode(encoded), 0))
+        known = torch.from_numpy(given.copy())
+        values = np.where(given, encoded.values, np.nan)
+        rows = replace(_Rows.nothing(len(given), self.tokens_, self.numbers_), known=known)
+        rows = self._with_values(replace(rows, tokens=tokens), values, block.rng())
+        drawn = self._completed(rows, block.seed, share)
+        codes = np.where(given, encoded.codes, drawn.codes)
+        return EncodedTable(codes, np.where(given, encoded.values, drawn.values))
+
+    def _completed(
+        self, rows: _Rows, seed: int, share: Mapping[int, torch.Tensor] | None = None
+    ) -> EncodedTable:
+        """Whole rows: tokens unmasked one after the other, then numbers denoised."""
+        generator = torch_generator("cpu", self.name, seed)
+        parts = []
+        for part, count in rows.batches():
+            order = torch.randperm(part.tokens.shape[1], generator=generator).tolist()
+            drawn, _ = self._unmask(part, order, generator, share or {})
+            parts.append(self._denoised(drawn, generator).take(slice(count)))
+        whole = _Rows.joined(parts) if parts else rows
+        return self._decoded(whole, np.random.default_rng(seed))
+
+    @torch.inference_mode()
+    def _unmask(
+        self,
+        rows: _Rows,
+        order: Sequence[int],
+        generator: torch.Generator,
+        share: Mapping[int, torch.Tensor],
+    ) -> tuple[_Rows, torch.Tensor]:
+        """Draw the unknown tokens of these columns.
+
+        Args:
+            rows: a micro batch.
+            order: of the columns.
+            generator: decides the draws.
+            share: for some columns the share of each token that is allowed, (size,).
+
+        Returns:
+            The rows, and the log-probability that all drawn tokens were allowed, float64, (B,).
+        """
+        tokens, known = rows.tokens.clone(), rows.known.clone()
+        inputs = self.network_.inputs(tokens, known, rows.seen())
+        logs = torch.zeros(len(tokens), dtype=torch.float64)
+        for at in order:
+            here = known[:, at]
+            if bool(here.all()):
+                continue
+            chances = self.network_.logits(inputs, at).softmax(1)
+            if at in share:
+                chances = chances * share[at]
+                mass = chances.sum(1)
+                logs += torch.where(here, 0.0, mass.double().log())
+                chances[mass <= 0] = 1.0
+            drawn = torch.multinomial(chances, 1, generator=generator)[:, 0]
+            tokens[:, at] = torch.where(here, tokens[:, at], drawn)
+            known[:, at] = True
+            self.network_.show(inputs, tokens[:, at], at)
+        return replace(rows, tokens=tokens, known=known), logs
+
+    @torch.inference_mode()
+    def _denoised(self, rows: _Rows, generator: torch.Generator) -> _Rows:
+        """Rows of which all tokens are known, with a place for every number."""
+        seen = rows.seen()
+        open_ = self._between(rows.tokens) & (seen.sigma > 0)
+        noise = torch.randn(open_.shape, generator=generator)
+        if not bool(open_.any()):
+            return rows
+
+        def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
+            places = seen.noisy(x, torch.full_like(x, sigma), open_)
+            return denoised(self.network_, rows.tokens, rows.known, places)
+
+        # The solver starts with a step of its own order less; its last level is all but clean.
+        levels = noise_levels(self.evaluations + 1, top=_TOP)
+        made = ipndm(denoise, _TOP * noise, levels)
+        return replace(rows, places=torch.where(open_, made, rows.places))
+
+    def _between(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Which of the columns with cells hold one, bool, (B, R)."""
+        return tokens[:, self.numbers_] >= torch.tensor(self._first_cells(), dtype=torch.int64)
+
+    def _first_cells(self) -> list[int]:
+        return [self.codec_.columns[column].size - 1 for column in self.numbers_]
+
+    def _decoded(self, rows: _Rows, rng: np.random.Generator) -> EncodedTable:
+        tokens = rows.tokens.numpy()
+        encoded = self.tokens_.decode(tokens, rng)
+        for at, (column, first) in enumerate(zip(self.numbers_, self._first_cells(), strict=True)):
+            cells = self.tokens_.cells[column]
+            assert cells is not None
+            between = np.flatnonzero(tokens[:, column] >= first)
+            place = ndtr(rows.places[between, at].double().numpy() / SIGMA_DATA)
+            made = cells.pieces().at(tokens[between, column] - first, place)
+            fixed = rows.values[between, column]
+            encoded.values[between, column] = np.where(np.isfinite(fixed), fixed, made)
+        return encoded
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        state = {
+            "codec": self.codec_.to_json(),
+            "cells": self.tokens_.to_json(),
+            "natural": self.guard_.natural,
+            "keep": self.keep_,
+        }
+        arrays = {**module_arrays(self.network_, "network."), **self.tokens_.arrays()}
+        return {**arrays, "once": self.guard_.once}, state
+
+    def _restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
+        schema: Any = self.schema_
+        self.codec_ = TableCodec.from_json(schema, state["codec"])
+        self._take_tokens(TwoLevelTokens.restore(self.codec_, arrays, state["cells"]))
+        self.guard_ = CopyGuard(arrays["once"], float(state["natural"]))
+        self.keep_ = float(state["keep"])
+        # The weights are overwritten; the seed only has to be some seed.
+        self.network_ = build(self._network, "cpu", torch_generator("cpu", self.name, "restore"))
+        load_module_arrays(self.network_, arrays, "network.")
+        self.network_.eval().requires_grad_(False)
+
+    def _network(self) -> Denoiser:
+        sizes = self.tokens_.sizes
+        embedding = min(self.embedding, max(_EMBEDDINGS // len(sizes), 2))
+        return Denoiser(sizes, self.numbers_, embedding, self.width)
+
+
+def denoised(
+    network: Denoiser, tokens: torch.Tensor, known: torch.Tensor, places: Places
+) -> torch.Tensor:
+    """The expected clean places D(x; sigma), (B, R)."""
+    skip, out, _, _ = precondition(places.sigma)
+    raw = network.raw(network.inputs(tokens, known, places))
+    clean: torch.Tensor = skip * places.x + out * raw.float()
+    return clean
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of which some cells are known.
+
+    Attributes:
+        tokens: int64, (N, S); what stands where nothing is known does not matter.
+        known: bool, (N, S).
+        places: of the numbers, (N, R), NaN where not known.
+        values: of the cells whose value is given, float64, (N, S), else NaN.
+    """
+
+    tokens: torch.Tensor
+    known: torch.Tensor
+    places: torch.Tensor
+    values: np.ndarray
+
+    @classmethod
+    def nothing(cls, n: int, tokens: TwoLevelTokens, numbers: Sequence[int]) -> _Rows:
+        """Rows of which nothing is known."""
+        shape = (n, len(tokens.sizes))
+        return cls(
+            torch.zeros(shape, dtype=torch.int64),
+            torch.zeros(shape, dtype=torch.bool),
+            torch.full((n, len(numbers)), math.nan),
+            np.full(shape, np.nan),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Rows]) -> _Rows:
+        """The rows of all ``parts``."""
+        return cls(
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.known for part in parts]),
+            torch.cat([part.places for part in parts]),
+            np.concatenate([part.values for part in parts]),
+        )
+
+    def take(self, rows: np.ndarray | slice) -> _Rows:
+        """These rows."""
+        return _Rows(self.tokens[rows], self.known[rows], self.places[rows], self.values[rows])
+
+    def seen(self) -> Places:
+        """The places that are known."""
+        return Places.seen(self.places, ~self.places.isnan())
+
+    def batches(self) -> Iterator[tuple[_Rows, int]]:
+        """Micro batches of one shape, the last filled up with its last row; and their rows."""
+        for start in range(0, len(self.tokens), _MICRO_BATCH):
+            rows = np.arange(start, start + _MICRO_BATCH)
+            count = min(_MICRO_BATCH, len(self.tokens) - start)
+            yield self.take(np.minimum(rows, start + count - 1)), count
+
+
+class _Training(HeldOutTraining[Denoiser]):
+    """Both diffusions of one step: tokens are masked, or all are known and places get noise."""
+
+    def __init__(
+        self, settings: TableDiffusion, rows: Sequence[torch.Tensor], total: int = 1000
+    ) -> None:
+        device, name, seed = rows[0].device, settings.name, settings.seed
+        network = build(settings._network, device, torch_generator("cpu", name, seed, "weights"))
+        random = torch_generator(device, name, seed, "steps")
+        held, learned = held_out(len(rows[0]), random)
+        self.positions = held.cpu().numpy()
+        self.numbers = torch.tensor(settings.numbers_, dtype=torch.int64, device=device)
+        network.start_from(rows[0][learned])
+        pace = Pace(
+            settings.batch_size,
+            settings.lr,
+            settings.weight_decay,
+            _CLIP * len(network.sizes),
+        )
+        super().__init__(
+            network,
+            [part[learned] for part in rows],
+            [part[held] for part in rows],
+            pace,
+            total,
+            random,
+            derive_seed(name, seed, "evaluate"),
+        )
+
+    def loss(
+        self, network: Denoiser, batch: Sequence[torch.Tensor], random: torch.Generator
+    ) -> torch.Tensor:
+        """The bound of the masked diffusion in nats, and EDM's loss of the places."""
+        tokens, places = batch[0].long(), batch[1]
+        bound = self._masked(network, tokens, places, random)
+        return bound + self._noised(network, tokens, places, random) if len(self.numbers) else bound
+
+    def _masked(
+        self,
+        network: Denoiser,
+        tokens: torch.Tensor,
+        places: torch.Tensor,
+        random: torch.Generator,
+    ) -> torch.Tensor:
+        """The continuous-time bound on minus the log-likelihood of the tokens, nats.
+
+        The number of known tokens is uniform, spread evenly over the batch, and so are their
+        positions: the integral over the time of masking is then a sum without weights that blow
+        up (Hoogeboom et al. 2021, arXiv 2110.02037, eq. 11).
+        """
+        rows, wide = tokens.shape
+        even = torch.arange(rows, device=tokens.device)
+        even = (even + self._uniform(rows, random=random)) / rows
+        count = (even * wide).floor().clamp(max=wide - 1)
+        rank = self._uniform(rows, wide, random=random).argsort(1).argsort(1)
+        known = rank < count.unsqueeze(1)
+        visible = self._some(places, random) & known[:, self.numbers]
+        inputs = network.inputs(tokens, known, Places.seen(places, visible))
+        losses = network.losses(inputs, tokens) * ~known.t()
+        return (losses.sum(dim=0) * wide / (wide - count)).mean()
+
+    def _noised(
+        self,
+        network: Denoiser,
+        tokens: torch.Tensor,
+        places: torch.Tensor,
+        random: torch.Generator,
+    ) -> torch.Tensor:
+        """EDM's weighted squared error of places that have noise, the tokens being known."""
+        mean, deviation = _LEVEL
+        shape = (len(tokens), 1)
+        draw = torch.randn(shape, generator=random, device=tokens.device)
+        sigma = (mean + deviation * draw).exp().expand(places.shape)
+        noise = torch.randn(places.shape, generator=random, device=tokens.device)
+        clean = self._some(places, random)
+        learned = ~places.isnan() & ~clean
+        x = torch.where(learned, places + sigma * noise, 0.0)
+        seen = Places.seen(places, clean).noisy(x, sigma, learned)
+        known = torch.ones_like(tokens, dtype=torch.bool)
+        skip, out, _, _ = precondition(sigma)
+        target = torch.where(learned, (places - skip * x) / out, 0.0)
+        raw = network.raw(network.inputs(tokens, known, seen)).float()
+        return ((raw - target).square() * learned).sum(dim=1).mean()
+
+    def _some(self, places: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        """Which places are given: none of half of the rows, a random share of the others'."""
+        share = 2.0 * self._uniform(len(places), 1, random=random) - 1.0
+        return (self._uniform(*places.shape, random=random) < share) & ~places.isnan()
+
+    def _uniform(self, *shape: int, random: torch.Generator) -> torch.Tensor:
+        return torch.rand(shape, generator=random, device=random.device)
