@@ -64,7 +64,7 @@ from generators.training import (
     torch_generator,
 )
 
-_MICRO_BATCH = 1024
+_MICRO_BATCH = 256
 """Rows per forward pass of a sample. Part of the format: a change changes all samples."""
 # Numbers that stand for a whole row, about at most: the work of a step grows with the columns times
 # these.
@@ -260,7 +260,7 @@ class TableDiffusion(Resumable, Conditional):
     cells: int = 32
     embedding: int = 16
     width: int = 64
-    lr: float = 2e-3
+    lr: float = 3e-3
     weight_decay: float = 0.01
     evaluations: int = 20
     max_minutes: float | None = None
