@@ -1,9 +1,7 @@
 """Restricted Boltzmann machines, alone or stacked, with the class among the visible units.
 
-Hinton 2002, Training Products of Experts by Minimizing Contrastive Divergence; Tieleman 2008,
-Training Restricted Boltzmann Machines using Approximations to the Likelihood Gradient (persistent
-chains); Hinton, Osindero & Teh 2006, A fast learning algorithm for deep belief nets (stacking,
-labels at the top); Larochelle & Bengio 2008, Classification using Discriminative Restricted
+Hinton, Osindero & Teh 2006, A fast learning algorithm for deep belief nets (labels at the top);
+Larochelle & Bengio 2008, Classification using Discriminative Restricted
 Boltzmann Machines (a group of label units of which one is on).
 """
 
@@ -17,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..base import ParameterError
-from ..checkpoint import Parts
+from ..boltzmann import Boltzmann, PersistentDivergence, Schedule, Stack
 from ..training import torch_generator
 from .neural import NeuralImage, ResidentImages
 
@@ -25,55 +23,7 @@ _CHAIN_STEPS = 2
 """Gibbs steps of the persistent chains for each update."""
 
 
-class Boltzmann(nn.Module):
-    """One machine: binary units, and a group of label units of which exactly one is on.
-
-    Attributes:
-        units: binary visible units; the label units come after them.
-        classes: label units; 0 for none.
-    """
-
-    def __init__(self, units: int, classes: int, hidden: int) -> None:
-        super().__init__()
-        self.units, self.classes = units, classes
-        self.weight = nn.Parameter(torch.empty(hidden, units + classes))
-        self.visible = nn.Parameter(torch.empty(units + classes))
-        self.hidden = nn.Parameter(torch.empty(hidden))
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """Small weights: all configurations are about equally likely."""
-        self.weight.normal_(0.0, 0.01, generator=generator)
-        self.visible.zero_()
-        self.hidden.zero_()
-
-    def free_energy(self, visible: torch.Tensor) -> torch.Tensor:
-        """Minus the log of the unnormalised probability of ``visible`` (N, V); shape (N,)."""
-        return -visible @ self.visible - F.softplus(self.inputs(visible)).sum(dim=1)
-
-    def inputs(self, visible: torch.Tensor) -> torch.Tensor:
-        """Log odds of the hidden units (N, H)."""
-        return F.linear(visible, self.weight, self.hidden)
-
-    def outputs(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Probabilities of the visible units (N, V)."""
-        logits = hidden @ self.weight + self.visible
-        units = logits[:, : self.units].sigmoid()
-        return torch.cat([units, logits[:, self.units :].softmax(dim=1)], dim=1)
-
-    def gibbs(self, visible: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-        """``visible`` after one step; ``uniform`` has H + units + 1 numbers for each row."""
-        size = len(self.hidden)
-        hidden = (uniform[:, :size] < self.inputs(visible).sigmoid()).float()
-        shares = self.outputs(hidden)
-        units = uniform[:, size : size + self.units] < shares[:, : self.units]
-        if not self.classes:
-            return units.float()
-        edges = shares[:, self.units :].cumsum(dim=1)
-        chosen = (uniform[:, -1:] * edges[:, -1:] >= edges[:, :-1]).sum(dim=1)
-        return torch.cat([units.float(), F.one_hot(chosen, self.classes).float()], dim=1)
-
-
-class BoltzmannStack(nn.Module):
+class BoltzmannStack(Stack):
     """Machines on top of each other; the last one has the label units.
 
     A chain with a held label starts at that class's mean input of the top machine: from elsewhere
@@ -81,30 +31,18 @@ class BoltzmannStack(nn.Module):
     """
 
     def __init__(self, pixels: int, classes: int, layers: tuple[int, ...]) -> None:
-        super().__init__()
-        below = (pixels, *layers[:-1])
-        self.machines = nn.ModuleList(
-            Boltzmann(units, classes if at == len(layers) - 1 else 0, hidden)
-            for at, (units, hidden) in enumerate(zip(below, layers, strict=True))
+        below, top = (pixels, *layers[:-1]), len(layers) - 1
+        super().__init__(
+            [
+                Boltzmann(units, [classes] if at == top else [], hidden)
+                for at, (units, hidden) in enumerate(zip(below, layers, strict=True))
+            ]
         )
         self.register_buffer("starts", torch.empty(classes, below[-1]))
 
     def initialise(self, _: torch.Generator) -> None:
         """All units at a half."""
         self.get_buffer("starts").fill_(0.5)
-
-    def inputs_of(self, shares: torch.Tensor, at: int) -> torch.Tensor:
-        """Probabilities of the visible units of machine ``at``, of pixels (N, D) in [0, 1]."""
-        for lower in range(at):
-            shares = self[lower].inputs(shares).sigmoid()
-        return shares
-
-    def __getitem__(self, at: int) -> Boltzmann:
-        machine: Boltzmann = self.machines[at]  # type: ignore[assignment]
-        return machine
-
-    def __len__(self) -> int:
-        return len(self.machines)
 
 
 @dataclass(kw_only=True)
@@ -153,9 +91,8 @@ class RBM(NeuralImage):
         return Persistent(self, train, total)
 
     def _draws(self, random: torch.Generator) -> torch.Tensor:
-        top = self._top()
         # The last ones are for the start.
-        return torch.rand(self.gibbs + 1, len(top.hidden) + top.units + 1, generator=random)
+        return torch.rand(self.gibbs + 1, self._top().draws, generator=random)
 
     def _decode(self, draws: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         stack: Any = self.network_
@@ -174,56 +111,21 @@ class RBM(NeuralImage):
 
     def _top(self) -> Boltzmann:
         stack: Any = self.network_
-        machine: Boltzmann = stack[len(stack) - 1]
+        machine: Boltzmann = stack.top
         return machine
 
 
-class Persistent:
-    """Training by persistent contrastive divergence, one machine after the other."""
+class Persistent(PersistentDivergence):
+    """Training on images, whose grey values are drawn as black or white at each step."""
 
     def __init__(self, model: RBM, train: ResidentImages, total: int) -> None:
         self.model, self.train = model, train
         device = train.pixels.device
-        self.stack: BoltzmannStack = model._built(device)
-        self.random = torch_generator(device, model.name, model.seed, "training")
-        self.each = max(1, total // len(self.stack))
-        self.optimisers = [
-            torch.optim.Adam(self.stack[at].parameters(), lr=model.learning_rate, fused=True)
-            for at in range(len(self.stack))
-        ]
-        # Buffers of a module, so that a checkpoint holds them.
-        self.chains = nn.Module()
-        for at in range(len(self.stack)):
-            shape = (model.batch_size, len(self.stack[at].visible))
-            self.chains.register_buffer(f"chain{at}", torch.zeros(shape, device=device))
-
-    def step(self, index: int) -> torch.Tensor:
-        """One update of the machine whose turn it is; gives its error of reconstruction."""
-        at = min(index // self.each, len(self.stack) - 1)
-        machine, optimiser = self.stack[at], self.optimisers[at]
-        done = (index - at * self.each) / self.each
-        for group in optimiser.param_groups:
-            group["lr"] = self.model.learning_rate * max(0.0, 1.0 - done)
-        data = self._data(index, at)
-        chain = self.chains.get_buffer(f"chain{at}")
-        with torch.no_grad():
-            if index == at * self.each:
-                machine.visible.copy_(log_odds(data.mean(dim=0)))
-                chain.copy_(data[torch.arange(len(chain), device=data.device) % len(data)])
-            for _ in range(_CHAIN_STEPS):
-                chain.copy_(machine.gibbs(chain, self._uniform(len(chain), machine)))
-        loss = machine.free_energy(data).mean() - machine.free_energy(chain).mean()
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss + 1e-4 * machine.weight.square().sum())
-        optimiser.step()
-        with torch.no_grad():
-            again = machine.outputs(machine.inputs(data).sigmoid())
-        return (data - again)[:, : machine.units].square().mean()
-
-    def parts(self) -> Parts:
-        """All that ``step`` changes."""
-        adam = {f"adam {at}": optimiser for at, optimiser in enumerate(self.optimisers)}
-        return {"stack": self.stack, "chains": self.chains, "random": self.random, **adam}
+        schedule = Schedule(
+            steps=total, rate=model.learning_rate, chains=model.batch_size, moves=_CHAIN_STEPS
+        )
+        random = torch_generator(device, model.name, model.seed, "training")
+        super().__init__(model._built(device), schedule, random, self._data)
 
     def enough(self) -> bool:
         """Never: the schedule decides."""
@@ -251,15 +153,6 @@ class Persistent:
         shares = self.stack.inputs_of((pixels.float() / 255.0).flatten(1), at)
         drawn = torch.rand(shares.shape, generator=self.random, device=shares.device)
         visible = (drawn < shares).float()
-        if not self.stack[at].classes:
+        if not self.stack[at].groups:
             return visible
         return torch.cat([visible, F.one_hot(labels, self.model.classes_).float()], dim=1)
-
-    def _uniform(self, count: int, machine: Boltzmann) -> torch.Tensor:
-        size = (count, len(machine.hidden) + machine.units + 1)
-        return torch.rand(size, generator=self.random, device=machine.weight.device)
-
-
-def log_odds(shares: torch.Tensor) -> torch.Tensor:
-    """The bias that gives a unit this share (Hinton 2010, A Practical Guide, section 8)."""
-    return torch.logit(shares.clamp(0.01, 0.99))

@@ -26,7 +26,8 @@ from generators.conditions import Conditions
 from generators.schema import to_numbers
 
 TINY: dict[str, dict[str, Any]] = {
-    name: {"epochs": 2} for name in ("autoregressive", "ctgan", "table-diffusion", "tvae")
+    name: {"epochs": 2}
+    for name in ("autoregressive", "ctgan", "table-diffusion", "table-rbm", "tvae")
 }
 FAMILIES = [name for name in GENERATORS if issubclass(GENERATORS[name], Conditional)]
 # Of every kind of column; each leaves rows of the toy table.

@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from generators import GENERATORS, Images, ImageSchema
 from generators.base import Block, Generator, Labelled, ParameterError, Progress, Resumable
+from generators.boltzmann import Boltzmann
 from generators.checkpoint import Checkpoint
 from generators.image.autoencoder import Gaussians
 from generators.image.autoregressive import (
@@ -26,7 +27,7 @@ from generators.image.autoregressive import (
 from generators.image.flow import FlowNetwork, ImageFlow, to_logit
 from generators.image.gan import Adversarial, ImageGAN, ProjectionDistance
 from generators.image.neural import ImageTraining, ResidentImages
-from generators.image.rbm import RBM, Boltzmann, Persistent
+from generators.image.rbm import RBM, Persistent
 from generators.image.vae import gaussian_loss
 from generators.training import build, torch_generator
 
@@ -292,7 +293,7 @@ def test_bits_of_a_flow_and_of_pixels_know_noise_from_structure() -> None:
 
 
 def tiny_machine(classes: int = 2) -> Boltzmann:
-    machine: Boltzmann = made(lambda: Boltzmann(3, classes, 4)).double()
+    machine: Boltzmann = made(lambda: Boltzmann(3, [classes] if classes else [], 4)).double()
     random = torch_generator("cpu", "machine")
     with torch.no_grad():
         for parameter in machine.parameters():
@@ -340,7 +341,7 @@ def test_gibbs_steps_keep_the_distribution(classes: int) -> None:
     states = every[pick(shares.float().expand(40_000, -1), torch.linspace(0, 1, 40_000))]
     machine, states, every = machine.float(), states.float(), every.float()
     for _ in range(3):
-        states = machine.gibbs(states, torch.rand(40_000, 4 + 3 + 1, generator=random))
+        states = machine.gibbs(states, torch.rand(40_000, machine.draws, generator=random))
     weights = torch.tensor([2.0**power for power in range(every.shape[1])])
     codes = {float(row @ weights): at for at, row in enumerate(every)}
     numbers = torch.tensor([codes[float(code)] for code in states @ weights])
