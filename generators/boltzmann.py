@@ -107,18 +107,6 @@ class Boltzmann(nn.Module):
         on = torch.searchsorted(edges, point, right=True)
         return torch.cat([units, torch.zeros_like(edges).scatter_(1, on, 1.0).float()], dim=1)
 
-    def centre(self, visible: torch.Tensor, hidden: torch.Tensor) -> None:
-        """Make the gradient that of a machine whose units are counted from these means.
-
-        So the weights do not have to say again what the biases say (arXiv 1311.1354, algorithm 1).
-        """
-        weight, at, over = self.weight.grad, self.visible.grad, self.hidden.grad
-        if weight is None or at is None or over is None:
-            raise TypeError("gradients must be there to be centred; call backward first")
-        weight -= torch.outer(over, visible) + torch.outer(hidden, at)
-        at -= hidden @ weight
-        over -= weight @ visible
-
 
 class Stack(nn.Module):
     """Machines on top of each other: the hidden units of one are the visible ones of the next."""
@@ -215,9 +203,7 @@ class PersistentDivergence:
         torch.autograd.backward(loss)
         with torch.no_grad():
             active = machine.inputs(data).sigmoid()
-            if self.schedule.centred:
-                mean = self.chains.get_buffer(f"hidden{at}").lerp_(active.mean(dim=0), _SLIDING)
-                machine.centre(self.chains.get_buffer(f"visible{at}"), mean)
+            self.chains.get_buffer(f"hidden{at}").lerp_(active.mean(dim=0), _SLIDING)
             self._update(at, index)
             return (data - machine.outputs(active)).square().mean()
 
@@ -226,8 +212,12 @@ class PersistentDivergence:
         adam = {f"adam {at}": optimiser for at, optimiser in enumerate(self.optimisers)}
         return {"stack": self.stack, "chains": self.chains, "random": self.random, **adam}
 
+    def shares(self, at: int, data: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """How often each visible unit (V,) of machine ``at`` is on, which begins with ``data``."""
+        return data.mean(dim=0)
+
     def _start(self, at: int, data: torch.Tensor) -> None:
-        shares, chain = data.mean(dim=0), self.chains.get_buffer(f"chain{at}")
+        shares, chain = self.shares(at, data), self.chains.get_buffer(f"chain{at}")
         self.stack[at].start_from(shares)
         self.chains.get_buffer(f"visible{at}").copy_(shares)
         chain.copy_(data[torch.arange(len(chain), device=data.device) % len(data)])
@@ -236,8 +226,34 @@ class PersistentDivergence:
         done = (index - at * self.each) / self.each
         for group in self.optimisers[at].param_groups:
             group["lr"] = self.schedule.rate * max(0.0, 1.0 - done)
-        self.optimisers[at].step()
+        if not self.schedule.centred:
+            self.optimisers[at].step()
+            return
+        means = (self.chains.get_buffer(f"{side}{at}") for side in ("visible", "hidden"))
+        centred_step(self.stack[at], self.optimisers[at], *means)
 
     def _uniform(self, count: int, machine: Boltzmann) -> torch.Tensor:
         size = (count, machine.draws)
         return torch.rand(size, generator=self.random, device=machine.weight.device)
+
+
+def centred_step(
+    machine: Boltzmann,
+    optimiser: torch.optim.Optimizer,
+    visible: torch.Tensor,
+    hidden: torch.Tensor,
+) -> None:
+    """A step of the machine whose units count from their means (V,) and (H,), by its gradient.
+
+    So the weights do not have to say again what the biases say (arXiv 1311.1354). Its biases are
+    those at the means: they move by the plain gradient, and with the weights.
+    """
+    weight, at, over = machine.weight, machine.visible.grad, machine.hidden.grad
+    if weight.grad is None or at is None or over is None:
+        raise TypeError("a step needs gradients, the machine has none; call backward first")
+    weight.grad -= torch.outer(over, visible) + torch.outer(hidden, at)
+    before = weight.detach().clone()
+    optimiser.step()
+    moved = weight - before
+    machine.visible -= hidden @ moved
+    machine.hidden -= moved @ visible

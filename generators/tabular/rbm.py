@@ -34,7 +34,7 @@ from generators.training import (
     torch_generator,
 )
 
-_MOVES = 2
+_MOVES = 1
 """Gibbs steps of the persistent chains for each update."""
 # States of the model that chains of samples start at.
 _STARTS = 2048
@@ -192,6 +192,13 @@ class _Training(PersistentDivergence):
     def parts(self) -> Parts:
         """All that ``step`` changes."""
         return {**super().parts(), "epoch": self.epoch}
+
+    def shares(self, at: int, data: torch.Tensor) -> torch.Tensor:
+        """How often each cell is in the table; of hidden units, in the rows of the step."""
+        if at:
+            return super().shares(at, data)
+        counts = torch.bincount(self.rows.flatten(), minlength=data.shape[1])
+        return (counts + 0.5) / len(self.rows)
 
     @torch.no_grad()
     def _units(self, index: int, at: int) -> torch.Tensor:
