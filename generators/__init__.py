@@ -32,6 +32,7 @@ GENERATORS: Registry[Generator] = Registry(
         "sdv-gaussian-copula": "generators.tabular.sdv:SdvGaussianCopula",
         "sdv-tvae": "generators.tabular.sdv:SdvTVAE",
         "table-diffusion": "generators.tabular.diffusion:TableDiffusion",
+        "table-flow": "generators.tabular.flow:TableFlow",
         "table-rbm": "generators.tabular.rbm:TableRBM",
         "tvae": "generators.tabular.tvae:TVAE",
     },

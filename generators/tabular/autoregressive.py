@@ -9,7 +9,6 @@ see their columns in the order that samples are drawn in, the others in orders o
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -32,10 +31,10 @@ from generators.base import (
     Resumable,
     derive_seed,
 )
-from generators.checkpoint import Parts
 from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
 from generators.schema import TableSchema
+from generators.tabular.descent import HeldOutDescent, RowNetwork
 from generators.tabular.independent import learnable
 from generators.tabular.neural import check_positive
 from generators.tabular.ordering import column_order, mutual_information
@@ -49,8 +48,6 @@ from generators.tabular.verbatim import (
     snapped,
 )
 from generators.training import (
-    EMA,
-    BestSoFar,
     build,
     load_module_arrays,
     module_arrays,
@@ -58,23 +55,12 @@ from generators.training import (
     resolve_device,
     run_steps,
     torch_generator,
-    warmup_cosine,
 )
 
 _MICRO_BATCH = 1024
 """Rows per forward pass of a sample. Part of the format: a change changes all samples."""
 # Rows that a level of the target needs for the target to come first.
 _MIN_LEVEL = 160
-_VALIDATION_SHARE = 0.05
-_VALIDATION_ROWS = (100, 20_000)
-# Fewer rows than this are all learned from, with nothing held out to stop by.
-_STOPPABLE_ROWS = 400
-_EVALUATIONS = 24
-_PATIENCE = 6
-_CLIP = 1.0
-_EMA_HALF_LIFE = 500.0
-_EMA_RAMP_UP = 0.1
-_SMALLEST_BATCH = 32
 # Numbers that stand for a whole row, about at most: the work of a step grows with the columns times
 # these.
 _EMBEDDINGS = 1024
@@ -85,7 +71,7 @@ _POOL = 4
 _NO_SUPPORT = 1e-7
 
 
-class ConditionalNetwork(nn.Module):
+class ConditionalNetwork(RowNetwork):
     """The conditional of every sub-column on any set of the others.
 
     Each sub-column has a perceptron of its own, all computed as one batched product: the embeddings
@@ -522,126 +508,37 @@ class Autoregressive(Resumable, Conditional, Density):
         return ConditionalNetwork(self.tokens_.sizes, embedding, self.width)
 
 
-class _Training:
-    """The network, its optimiser, the average that is kept, and one step."""
+class _Training(HeldOutDescent[ConditionalNetwork]):
+    """Training in the order of sampling and, for some of the rows, in orders of their own."""
 
     def __init__(self, settings: Autoregressive, rows: torch.Tensor, total: int = 1000) -> None:
-        self.settings, self.total, self.device = settings, total, rows.device
         weights = torch_generator("cpu", settings.name, settings.seed, "weights")
-        self.network = build(settings._network, rows.device, weights)
-        self.random = torch_generator(rows.device, settings.name, settings.seed, "steps")
-        self.held, learned = self._split(rows)
-        self.rows, self.held_out = rows[learned], rows[self.held]
-        self.network.start_from(self.rows)
-        smaller = 2 ** int(math.log2(max(len(self.rows) / 32, 1)))
-        self.batch = min(settings.batch_size, max(smaller, _SMALLEST_BATCH), len(self.rows))
-        self.steps_per_epoch = len(self.rows) // self.batch
-        self.adam = torch.optim.AdamW(self._groups(), lr=settings.lr, fused=True)
-        self.ema = EMA(self.network, half_life=_EMA_HALF_LIFE, ramp_up=_EMA_RAMP_UP)
-        self.best = BestSoFar(self.network)
-        # A buffer of a module, so that a checkpoint holds the epoch's order.
-        self.epoch = nn.Module()
-        order = torch.zeros(len(self.rows), dtype=torch.int64, device=rows.device)
-        self.epoch.register_buffer("order", order)
+        super().__init__(build(settings._network, rows.device, weights), rows, settings, total)
+        self.tokens, self.fixed_order = settings.tokens_, settings.fixed_order
         place = torch.empty(rows.shape[1])
         place[torch.tensor(settings.order_)] = torch.arange(rows.shape[1]) / rows.shape[1]
         place = place.to(rows.device)
         # What each target may see in the order of sampling; (S, S).
         self.same = (place.unsqueeze(0) < place.unsqueeze(1)).float()
 
-    def step(self, index: int) -> torch.Tensor:
-        """One update; gives the loss per row in nats."""
-        batch = self._next(index)
-        rate = self.settings.lr * warmup_cosine(index, self.total)
-        for group in self.adam.param_groups:
-            group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            each = self.network.losses(batch, self.same, self.orders(len(batch), self.random))
-        loss = each.mean(dim=1).sum()
-        self.adam.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP * len(each))
-        self.adam.step()
-        self.ema.update()
-        if (index + 1) % self.evaluate_every == 0 or index + 1 == self.total:
-            self._evaluate()
-        return loss.detach()
-
-    @property
-    def evaluate_every(self) -> int:
-        """Steps between two evaluations."""
-        return max(1, self.total // _EVALUATIONS)
+    def losses(
+        self, network: ConditionalNetwork, batch: torch.Tensor, random: torch.Generator
+    ) -> torch.Tensor:
+        """Minus the log-probability of every token of the rows (B, S), nats, shape (S, B)."""
+        return network.losses(batch, self.same, self.orders(len(batch), random))
 
     def orders(self, rows: int, generator: torch.Generator) -> torch.Tensor:
         """What each target may see in those of ``rows`` rows that have orders of their own.
 
         1.0 or 0.0, shape (S, R, S); the rows before these R keep to the order of sampling.
         """
-        own = rows - round(rows * self.settings.fixed_order)
+        own = rows - round(rows * self.fixed_order)
         place = torch.rand(own, len(self.same), generator=generator, device=self.device)
-        for at, sub in enumerate(self.settings.tokens_.subcolumns):
+        for at, sub in enumerate(self.tokens.subcolumns):
             if sub.fine:  # at once after its coarse one
                 place[:, at] = place[:, at - 1] + 1e-7
         targets = place.t().unsqueeze(2)
         return (place.unsqueeze(0) < targets).float()
-
-    def parts(self) -> Parts:
-        """All that ``step`` changes."""
-        return {
-            "network": self.network,
-            "adam": self.adam,
-            "ema": self.ema,
-            "best": self.best,
-            "epoch": self.epoch,
-            "random": self.random,
-        }
-
-    def enough(self) -> bool:
-        """Whether the held-out likelihood has not risen for long."""
-        return self.best.waited >= _PATIENCE and len(self.held_out) > 0
-
-    def result(self) -> ConditionalNetwork:
-        """The best average, on the CPU."""
-        kept: Any = self.best.module if len(self.held_out) else self.ema.module
-        network: ConditionalNetwork = copy.deepcopy(kept).to("cpu")
-        return network.eval().requires_grad_(False)
-
-    def _split(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions of the rows to stop by, which may be none, and of those to learn from."""
-        order = torch.randperm(len(rows), generator=self.random, device=rows.device)
-        few, many = _VALIDATION_ROWS
-        held = min(max(round(_VALIDATION_SHARE * len(rows)), few), many)
-        held = held if len(rows) >= _STOPPABLE_ROWS else 0
-        return order[:held], order[held:]
-
-    def _groups(self) -> list[dict[str, Any]]:
-        decayed = [p for n, p in self.network.named_parameters() if not n.endswith("bias")]
-        others = [p for n, p in self.network.named_parameters() if n.endswith("bias")]
-        decay = self.settings.weight_decay
-        return [
-            {"params": decayed, "weight_decay": decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-
-    def _next(self, index: int) -> torch.Tensor:
-        at = index % self.steps_per_epoch
-        order: torch.Tensor = self.epoch.get_buffer("order")
-        if at == 0:
-            order.copy_(torch.randperm(len(order), generator=self.random, device=self.device))
-        return self.rows[order[at * self.batch : (at + 1) * self.batch]].long()
-
-    @torch.no_grad()
-    def _evaluate(self) -> None:
-        """The loss of the average on the held-out rows, always in the same orders."""
-        if len(self.held_out) == 0:
-            return
-        same = torch_generator(self.device, self.settings.name, self.settings.seed, "evaluate")
-        network: Any = self.ema.module
-        losses = [
-            network.losses(part, self.same, self.orders(len(part), same)).sum()
-            for part in torch.split(self.held_out.long(), _MICRO_BATCH)
-        ]
-        self.best.take(network, float(torch.stack(losses).sum()) / len(self.held_out))
 
 
 def _batches(

@@ -205,7 +205,7 @@ def _groups(
     places[: len(column.levels)] = column.levels
     if quantiles is not None:
         places[codes:] = quantiles.knots[: -1 : quantiles.per_fine]
-    return Groups.of(_neighbours(places, rows, most), rows)
+    return Groups.of(neighbours(places, rows, most), rows)
 
 
 def _frequent(rows: np.ndarray, most: int) -> np.ndarray:
@@ -217,7 +217,7 @@ def _frequent(rows: np.ndarray, most: int) -> np.ndarray:
     return of_token
 
 
-def _neighbours(places: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
+def neighbours(places: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
     """Tokens grouped in the order of their ``places`` (NaN stands alone) to about equal mass."""
     share, of_token = rows.sum() / most, np.empty(len(rows), np.int64)
     cell, mass = -1, np.inf

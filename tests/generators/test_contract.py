@@ -41,6 +41,7 @@ TINY: dict[str, dict[str, Any]] = {
     "sdv-ctgan": {"epochs": 1},
     "sdv-tvae": {"epochs": 1},
     "table-diffusion": {"epochs": 1},
+    "table-flow": {"epochs": 1},
     "table-rbm": {"epochs": 1, "layers": (16,), "gibbs": 3},
     "tvae": {"epochs": 1},
 }
