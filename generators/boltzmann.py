@@ -255,5 +255,5 @@ def centred_step(
     before = weight.detach().clone()
     optimiser.step()
     moved = weight - before
-    machine.visible -= hidden @ moved
-    machine.hidden -= moved @ visible
+    machine.visible.sub_(hidden @ moved)
+    machine.hidden.sub_(moved @ visible)
