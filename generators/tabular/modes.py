@@ -427,29 +427,31 @@ class Spans:
 
     def softmax(self, logits: torch.Tensor) -> torch.Tensor:
         """Softmax within each span, shape (B, K)."""
-        exponentials, sums, _ = self._exp_and_sum(logits)
+        # Transposed, because torch then reduces whole rows: several times as fast.
+        exponentials, sums, _ = self.exp_and_sum(logits.t().contiguous())
         return (exponentials * sums.reciprocal().index_select(0, self.segment)).t()
 
-    def log_sum_exp(self, logits: torch.Tensor) -> torch.Tensor:
-        """Log of the sum of exponentials of each span, shape (B, S)."""
-        _, sums, peak = self._exp_and_sum(logits)
-        return (sums.log() + peak).t()
+    def cross_entropy(self, logits: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """The cross-entropy of the tokens at ``places``, summed over spans and rows.
+
+        Args:
+            logits: of B rows, as columns: shape (K, B).
+            places: the tokens' positions in the flat logits, int64, shape (S * B,).
+        """
+        loss: torch.Tensor = _CrossEntropy.apply(logits, places, self)  # type: ignore[no-untyped-call]
+        return loss
+
+    def exp_and_sum(self, across: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Stable exponentials (K, B), their sums per span (S, B), and the peaks (S, B)."""
+        peak = self._peak(across)
+        exponentials = (across - peak.index_select(0, self.segment)).exp_()
+        sums = torch.zeros_like(peak).index_add(0, self.segment, exponentials)
+        return exponentials, sums, peak
 
     def _peak(self, across: torch.Tensor) -> torch.Tensor:
         low = across.new_full((len(self.sizes), across.shape[1]), -torch.inf)
         at = self.segment[:, None].expand_as(across)
         return low.scatter_reduce(0, at, across.detach(), "amax")
-
-    def _exp_and_sum(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Stable exponentials (K, B), their sums per span (S, B), and the peaks (S, B).
-
-        Transposed, because torch then reduces whole rows: several times as fast.
-        """
-        across = logits.t().contiguous()
-        peak = self._peak(across)
-        exponentials = (across - peak.index_select(0, self.segment)).exp()
-        sums = torch.zeros_like(peak).index_add(0, self.segment, exponentials)
-        return exponentials, sums, peak
 
     def within(self, logits: torch.Tensor, span: torch.Tensor) -> torch.Tensor:
         """The logits of one span of each row, the rest -inf; (B, K) and (B,) -> (B, longest)."""
@@ -468,6 +470,36 @@ class Spans:
     def draw(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """A token per span from the softmax, by the Gumbel-max trick, shape (B, S)."""
         return self.largest(logits + gumbel(logits, generator))
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """``Spans.cross_entropy``; its gradient, softmax less one-hot, in as many passes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's own signature
+        logits: torch.Tensor,
+        places: torch.Tensor,
+        spans: Spans,
+    ) -> torch.Tensor:
+        """A scalar, in float32 where the logits are in less."""
+        across = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        chosen = across.view(-1).index_select(0, places).sum()
+        exponentials, sums, peak = spans.exp_and_sum(across)
+        ctx.save_for_backward(exponentials, sums, places)
+        ctx.segment = spans.segment
+        return sums.log().sum() + peak.sum() - chosen
+
+    @staticmethod
+    def backward(
+        ctx: Any,  # noqa: ANN401 - torch's own signature
+        by_loss: torch.Tensor,
+    ) -> tuple[torch.Tensor, None, None]:
+        """The gradient by the logits."""
+        exponentials, sums, places = ctx.saved_tensors
+        by_logits = exponentials * (by_loss / sums).index_select(0, ctx.segment)
+        by_logits.view(-1).index_add_(0, places, -by_loss.expand(len(places)))
+        return by_logits, None, None
 
 
 def gumbel(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

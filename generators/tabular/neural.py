@@ -82,9 +82,9 @@ class ResidentTable:
         self.device = device
         self.spans = Spans(layout.sizes, device)
         self.tokens = torch.from_numpy(tokens).to(device, torch.int32)
-        self.alphas = torch.from_numpy(alphas).to(device)
+        self.alphas = torch.from_numpy(np.ascontiguousarray(alphas)).to(device)
         first_mode = [layout.columns[at].first_mode for at in layout.continuous]
-        is_mode = tokens[:, layout.continuous] >= np.array(first_mode, dtype=np.int64)
+        is_mode = tokens.take(layout.continuous, axis=1) >= np.array(first_mode, dtype=np.int64)
         self.has_alpha = torch.from_numpy(is_mode).to(device, torch.float32)
 
     def __len__(self) -> int:
@@ -102,13 +102,48 @@ class ResidentTable:
 
     def positions(self, rows: torch.Tensor) -> torch.Tensor:
         """Where the ones of these rows are among the K one-hot positions, shape (B, S)."""
-        return self.tokens[rows] + self.spans.first
+        return self.tokens.index_select(0, rows) + self.spans.first
 
     def dense(self, rows: torch.Tensor) -> torch.Tensor:
         """These rows as float32, shape (B, A + K)."""
         out = torch.zeros(len(rows), self.width, device=self.device)
-        out[:, : self.scalars] = self.alphas[rows]
+        out[:, : self.scalars] = self.alphas.index_select(0, rows)
         return out.scatter_(1, self.positions(rows) + self.scalars, 1.0)
+
+    def columns(self, rows: torch.Tensor) -> Columns:
+        """These rows as columns of matrices."""
+        at = torch.arange(len(rows), device=self.device)
+        return Columns(
+            self.spans.width,
+            self.alphas.index_select(0, rows).t(),
+            self.has_alpha.index_select(0, rows).t(),
+            (self.positions(rows).t() * len(rows) + at).flatten(),
+        )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """B rows of a table, each a column of the matrices here.
+
+    Attributes:
+        positions: K, the number of one-hot positions.
+        alphas: float32, shape (A, B).
+        has_alpha: float32, shape (A, B), 1 where the token is a mode.
+        places: where the ones are in the flat one-hot matrix (K, B), int64, shape (S * B,).
+    """
+
+    positions: int
+    alphas: torch.Tensor
+    has_alpha: torch.Tensor
+    places: torch.Tensor
+
+    def dense(self, dtype: torch.dtype) -> torch.Tensor:
+        """Alphas, then one-hot positions, shape (A + K, B)."""
+        scalars, batch = self.alphas.shape
+        out = self.alphas.new_zeros(scalars + self.positions, batch, dtype=dtype)
+        out[:scalars] = self.alphas
+        out[scalars:].view(-1).index_fill_(0, self.places, 1.0)
+        return out
 
 
 class TableTraining(Protocol):
@@ -250,9 +285,14 @@ class NeuralTable(Resumable, Conditional):
                 f"got {self.precision!r}; choose one of them"
             )
 
-    def products(self, device: torch.device) -> torch.autocast:
-        """The context in which a training multiplies matrices in the precision asked for."""
+    def product_dtype(self, device: torch.device) -> torch.dtype:
+        """What a training multiplies matrices in: the precision asked for."""
         half = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(device))
+        return torch.bfloat16 if half else torch.float32
+
+    def products(self, device: torch.device) -> torch.autocast:
+        """The context in which matrices are multiplied in ``product_dtype``."""
+        half = self.product_dtype(device) is torch.bfloat16
         return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
     def rows_per_step(self, rows: int, multiple: int = 1) -> int:

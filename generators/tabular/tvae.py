@@ -6,18 +6,17 @@ GAN, arXiv 1907.00503, section 4.5.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..checkpoint import Parts
 from ..training import build, torch_generator
 from .latent import Outputs
 from .neural import (
+    Columns,
     Latents,
     NeuralTable,
     ResidentTable,
@@ -25,45 +24,16 @@ from .neural import (
     check_positive,
     check_widths,
 )
+from .perceptron import Perceptron
 
 _STD_RANGE = (0.01, 1.0)
-
-
-class _Stack(nn.Module):
-    """Linear layers with ReLU between them."""
-
-    def __init__(self, inputs: int, widths: tuple[int, ...], out: int) -> None:
-        super().__init__()
-        sizes = itertools.pairwise([inputs, *widths, out])
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in sizes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, inputs) -> (B, out)."""
-        *hidden, last = self.layers
-        for layer in hidden:
-            x = F.relu(layer(x))
-        out: torch.Tensor = last(x)
-        return out
-
-
-class Encoder(nn.Module):
-    """Dense rows -> mean and log variance of the posterior of z."""
-
-    def __init__(self, width: int, widths: tuple[int, ...], latent: int) -> None:
-        super().__init__()
-        self.stack = _Stack(width, widths, 2 * latent)
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """(B, A + K) -> (B, 2 * latent), the means first."""
-        out: torch.Tensor = self.stack(rows).float()
-        return out
 
 
 class Reparametrised(torch.autograd.Function):
     """A draw of z from N(mean, variance), and the divergence of that from N(0, 1).
 
     Kingma, Welling (2014), arXiv 1312.6114, appendix B. Both gradients are written out: autograd
-    would pass over the batch three times as often.
+    would pass over the batch three times as often. A column is a row of the table.
     """
 
     @staticmethod
@@ -72,12 +42,13 @@ class Reparametrised(torch.autograd.Function):
         posterior: torch.Tensor,
         noise: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, 2 * latent), means first, and (B, latent) -> z (B, latent) and a scalar."""
-        mean, log_variance = posterior.chunk(2, dim=1)
-        std = (0.5 * log_variance).exp()
+        """(2 * latent, B), means first, and (latent, B) -> z (latent, B) and a scalar."""
+        mean, log_variance = posterior.chunk(2)
+        std = (0.5 * log_variance).exp_()
         ctx.save_for_backward(mean, std, noise)
-        divergence = 0.5 * ((mean.square() + std.square() - log_variance).sum() - mean.numel())
-        return mean + std * noise, divergence
+        squares = sum(torch.dot(part.reshape(-1), part.reshape(-1)) for part in (mean, std))
+        divergence = 0.5 * (squares - log_variance.sum() - mean.numel())
+        return torch.addcmul(mean, std, noise), divergence
 
     @staticmethod
     def backward(
@@ -87,8 +58,12 @@ class Reparametrised(torch.autograd.Function):
     ) -> tuple[torch.Tensor, None]:
         """The gradient by the posterior."""
         mean, std, noise = ctx.saved_tensors
-        by_log_variance = 0.5 * (by_z * noise * std + by_divergence * (std.square() - 1.0))
-        return torch.cat([by_z + by_divergence * mean, by_log_variance], dim=1), None
+        by_posterior = mean.new_empty(2 * len(mean), mean.shape[1])
+        by_mean, by_log_variance = by_posterior.chunk(2)
+        torch.addcmul(by_z, by_divergence, mean, out=by_mean)
+        by_std = torch.addcmul(by_divergence * std, by_z, noise)
+        torch.addcmul(-0.5 * by_divergence, by_std, std, value=0.5, out=by_log_variance)
+        return by_posterior, None
 
 
 class Decoder(nn.Module):
@@ -97,13 +72,19 @@ class Decoder(nn.Module):
     def __init__(self, latent: int, widths: tuple[int, ...], scalars: int, tokens: int) -> None:
         super().__init__()
         self.scalars = scalars
-        self.stack = _Stack(latent, widths, scalars + tokens)
+        self.stack = Perceptron(latent, widths, scalars + tokens)
         self.std = AlphaStd(scalars)
 
     def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, latent) -> means (B, A) and logits (B, K)."""
-        out = self.stack(z).float()
+        out = self.stack(z)
         return out[:, : self.scalars].tanh(), out[:, self.scalars :]
+
+    def across(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of columns in the precision of ``z``: (latent, B) -> (A, B) and (K, B)."""
+        out = self.stack.across(z)
+        means, logits = torch.split(out, [self.scalars, len(out) - self.scalars])
+        return means.float().tanh(), logits
 
 
 class AlphaStd(nn.Module):
@@ -177,13 +158,17 @@ class _Training:
 
     def __init__(self, settings: TVAE, table: ResidentTable) -> None:
         self.settings, self.table = settings, table
+        self.dtype = settings.product_dtype(table.device)
         self.batch = min(settings.rows_per_step(len(table)), len(table))
         self.steps = len(table) // self.batch
         self.random = torch_generator(table.device, settings.name, settings.seed, "steps")
         self.decoder: Decoder = settings.network_.train()
         weights = torch_generator("cpu", settings.name, settings.seed, "encoder")
-        widths = settings.compress_dims, settings.embedding_dim
-        self.encoder = build(lambda: Encoder(table.width, *widths), table.device, weights)
+        self.encoder = build(
+            lambda: Perceptron(table.width, settings.compress_dims, 2 * settings.embedding_dim),
+            table.device,
+            weights,
+        )
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         rate = settings.rate(settings.lr, self.batch)
         self.adam = torch.optim.Adam(parameters, lr=rate, weight_decay=settings.l2scale, fused=True)
@@ -235,25 +220,20 @@ class _Training:
 
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
         """The negative evidence lower bound per row, its reconstruction ``loss_factor`` times."""
-        shape = len(rows), self.settings.embedding_dim
-        noise = torch.randn(shape, generator=self.random, device=self.table.device)
-        with self.settings.products(self.table.device):
-            posterior = self.encoder(self.table.dense(rows))
-            z, divergence = Reparametrised.apply(posterior, noise)  # type: ignore[no-untyped-call]
-            means, logits = self.decoder(z)
-        reconstruction = self.token_loss(logits, rows) + self.alpha_loss(means, rows)
+        shape, device = (self.settings.embedding_dim, len(rows)), self.table.device
+        noise = torch.randn(shape, generator=self.random, device=device)
+        columns = self.table.columns(rows)
+        posterior = self.encoder.across(columns.dense(self.dtype)).float()
+        z, divergence = Reparametrised.apply(posterior, noise)  # type: ignore[no-untyped-call]
+        means, logits = self.decoder.across(z.to(self.dtype))
+        tokens = self.table.spans.cross_entropy(logits, columns.places)
+        reconstruction = tokens + self.alpha_loss(means, columns)
         loss: torch.Tensor = self.settings.loss_factor * reconstruction + divergence
         return loss / len(rows)
 
-    def token_loss(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of all tokens of these rows."""
-        chosen = logits.gather(1, self.table.positions(rows))
-        loss: torch.Tensor = self.table.spans.log_sum_exp(logits).sum() - chosen.sum()
-        return loss
-
-    def alpha_loss(self, means: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def alpha_loss(self, means: torch.Tensor, columns: Columns) -> torch.Tensor:
         """Gaussian log loss of the alphas, where the token is a mode and alpha means something."""
-        std = self.decoder.std()
-        z = (self.table.alphas[rows] - means) / std
-        loss: torch.Tensor = ((0.5 * z**2 + std.log()) * self.table.has_alpha[rows]).sum()
+        std = self.decoder.std()[:, None]
+        z = (columns.alphas - means) / std
+        loss: torch.Tensor = ((0.5 * z**2 + std.log()) * columns.has_alpha).sum()
         return loss

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
@@ -153,8 +154,11 @@ def test_spans_agree_with_torch_span_by_span(sizes: list[int], scale: float, see
     spans, parts = Spans(sizes, CPU), logits.split(sizes, dim=1)
     softmax = torch.cat([part.softmax(1) for part in parts], dim=1)
     torch.testing.assert_close(spans.softmax(logits), softmax)
-    normaliser = torch.stack([part.logsumexp(1) for part in parts], dim=1)
-    torch.testing.assert_close(spans.log_sum_exp(logits), normaliser)
+    token = [torch.arange(4) % size for size in sizes]
+    exact = sum(F.cross_entropy(*pair, reduction="sum") for pair in zip(parts, token, strict=True))
+    at = torch.stack(token) + spans.first[:, None]
+    places = (at * 4 + torch.arange(4)).flatten()
+    torch.testing.assert_close(spans.cross_entropy(logits.t().contiguous(), places), exact)
     largest = torch.stack([part.argmax(1) for part in parts], dim=1)
     assert torch.equal(spans.largest(logits), largest)
     span = torch.arange(4) % len(sizes)
@@ -171,6 +175,18 @@ def test_the_gradient_of_a_softmax_over_spans_is_right():
     exact = torch.cat([part.softmax(1) for part in logits.split([3, 1, 4], dim=1)], dim=1)
     (theirs,) = torch.autograd.grad((exact * weight).sum(), logits)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_the_gradient_of_a_cross_entropy_over_spans_is_right():
+    spans, random = Spans([3, 1, 4], CPU), torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 2, generator=random, dtype=torch.float64, requires_grad=True)
+    places = torch.tensor([0, 3, 6, 7, 10, 15])
+    assert torch.autograd.gradcheck(lambda x: spans.cross_entropy(x, places), (logits,))
+    rough = logits.detach().bfloat16().requires_grad_()
+    (by_rough,) = torch.autograd.grad(spans.cross_entropy(rough, places), rough)
+    (by_logits,) = torch.autograd.grad(spans.cross_entropy(logits, places), logits)
+    assert by_rough.dtype is torch.bfloat16
+    torch.testing.assert_close(by_rough.double(), by_logits, atol=0.01, rtol=0.02)
 
 
 def test_draws_follow_the_softmax():

@@ -13,6 +13,7 @@ from generators.base import Block, ParameterError, TrainingError
 from generators.encoding import TableCodec
 from generators.tabular.modes import TableTokens
 from generators.tabular.neural import ResidentTable
+from generators.tabular.perceptron import Perceptron
 from generators.tabular.tvae import TVAE, Reparametrised, _Training
 from generators.training import build, torch_generator
 
@@ -83,22 +84,49 @@ def test_a_gradient_reaches_every_parameter():
             assert parameter.grad.abs().sum() > 0, name
 
 
-def test_the_token_loss_is_the_cross_entropy_column_by_column():
+def test_the_loss_and_its_gradients_are_those_of_a_plain_reading_of_the_paper():
     run = training(toy(300))
-    rows = torch.arange(50)
-    logits = torch.randn(50, run.table.spans.width, generator=run.random)
+    run.dtype = torch.float32
+    rows = torch.randperm(300, generator=torch.Generator().manual_seed(1))[:120]
+    state = run.random.get_state()
+    parameters = [*run.encoder.parameters(), *run.decoder.parameters()]
+    loss = run.loss(rows)
+    ours = torch.autograd.grad(loss, parameters)
+
+    run.random.set_state(state)
+    noise = torch.randn(16, 120, generator=run.random).t()
+    mean, log_variance = run.encoder(run.table.dense(rows)).chunk(2, dim=1)
+    posterior = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    means, logits = run.decoder(posterior.mean + posterior.stddev * noise)
+    sizes = run.table.spans.sizes
     exact = sum(
         torch.nn.functional.cross_entropy(part, run.table.tokens[rows, at].long(), reduction="sum")
-        for at, part in enumerate(logits.split(run.table.spans.sizes, dim=1))
+        for at, part in enumerate(logits.split(sizes, dim=1))
     )
-    torch.testing.assert_close(run.token_loss(logits, rows), exact)
+    std = run.decoder.std()
+    gauss = torch.distributions.Normal(means, std).log_prob(run.table.alphas[rows])
+    gauss = (gauss + 0.5 * np.log(2 * np.pi)) * run.table.has_alpha[rows]
+    standard = torch.distributions.Normal(0.0, 1.0)
+    divergence = torch.distributions.kl_divergence(posterior, standard).sum()
+    plain = (2.0 * (exact - gauss.sum()) + divergence) / 120
+    torch.testing.assert_close(loss, plain)
+    for mine, theirs in zip(ours, torch.autograd.grad(plain, parameters), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_rows_as_columns_are_the_same_rows():
+    table = training(toy(50)).table
+    rows = torch.tensor([3, 40, 3])
+    columns = table.columns(rows)
+    assert torch.equal(columns.dense(torch.float32).t(), table.dense(rows))
+    assert columns.dense(torch.bfloat16).dtype is torch.bfloat16
 
 
 def test_the_gradients_of_the_posterior_are_those_of_autograd():
     random = torch.Generator().manual_seed(0)
-    posterior = torch.randn(5, 6, generator=random, dtype=torch.float64, requires_grad=True)
-    noise = torch.randn(5, 3, generator=random, dtype=torch.float64)
-    mean, log_variance = posterior.chunk(2, dim=1)
+    posterior = torch.randn(6, 5, generator=random, dtype=torch.float64, requires_grad=True)
+    noise = torch.randn(3, 5, generator=random, dtype=torch.float64)
+    mean, log_variance = posterior.chunk(2)
     normal = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     z, divergence = Reparametrised.apply(posterior, noise)
     torch.testing.assert_close(z, normal.mean + normal.stddev * noise)
@@ -108,19 +136,32 @@ def test_the_gradients_of_the_posterior_are_those_of_autograd():
     assert torch.autograd.gradcheck(Reparametrised.apply, (posterior, noise))
 
 
+def test_the_gradients_of_a_perceptron_are_those_of_autograd():
+    network = build(lambda: Perceptron(4, (5, 3), 2), CPU, torch_generator("cpu", "test"))
+    x = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network.across(x), network(x.t()).t())
+    rough = network.across(x.bfloat16())
+    assert rough.dtype is torch.bfloat16
+    torch.testing.assert_close(rough.float(), network.across(x), rtol=0.05, atol=0.02)
+    rough.sum().backward()
+    assert all(parameter.grad.dtype is torch.float32 for parameter in network.parameters())
+    inputs = x.double().requires_grad_()
+    assert torch.autograd.gradcheck(network.double().across, (inputs,))
+
+
 def test_the_alpha_loss_is_gaussian_and_ignores_missing_values():
     frame = toy(300)
     run = training(frame)
-    rows = torch.arange(300)
-    means = torch.zeros(300, 1)
+    columns = run.table.columns(torch.arange(300))
+    means = torch.zeros(1, 300)
     present = torch.from_numpy(frame["x"].notna().to_numpy())
     std = float(run.decoder.std().detach())
     normal = torch.distributions.Normal(0.0, std)
     constant = 0.5 * np.log(2 * np.pi)
     exact = (-normal.log_prob(run.table.alphas[present, 0]) - constant).sum()
-    torch.testing.assert_close(run.alpha_loss(means, rows), exact)
-    means[~present] = 9.0
-    torch.testing.assert_close(run.alpha_loss(means, rows), exact)
+    torch.testing.assert_close(run.alpha_loss(means, columns), exact)
+    means[:, ~present] = 9.0
+    torch.testing.assert_close(run.alpha_loss(means, columns), exact)
 
 
 @pytest.mark.parametrize(
