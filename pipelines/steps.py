@@ -103,7 +103,14 @@ def ingest(spec: DatasetSpec, home: Home, *, remember: bool = True) -> RealData:
         spec: the dataset.
         home: whose vault.
         remember: whether the following steps of the dataset are to work on it.
+
+    Raises:
+        ParameterError: the contract or a hyper-parameter does not exist; said before anything is
+            read.
     """
+    contract_of(spec)
+    if spec.generator.parameters and spec.generator.name != "auto":
+        GENERATORS[spec.generator.name].from_parameters(spec.generator.parameters)
     split = split_and_protect(read_source(spec.source, home.vault), spec)
     real = store(split, spec, home, remember=remember)
     _check_real(real)

@@ -66,7 +66,8 @@ COPIER = [
     "smooth=false",
     "verbatim_guard=false",
 ]
-# One process for all paths: each command of the list runs as typed, its output goes to files.
+# One process for all paths, for its imports cost more than they do: each command of the list runs
+# as typed, then each dataset as Dagster does it; the output goes to files.
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -98,16 +99,12 @@ for name, command in json.loads(Path(sys.argv[1]).read_text()).items():
     except SystemExit as end:
         codes[name] = end.code
 Path(sys.argv[2]).write_text(json.dumps(codes))
-"""
-DAGSTER = """
-import sys
-from pathlib import Path
+
 import dagster as dg
 from pipelines.components.synthetic_dataset import build_dataset_defs
-from pipelines.spec import GeneratorSpec, parse_spec
-import json
+from pipelines.spec import parse_spec
 
-for raw in json.loads(Path(sys.argv[1]).read_text()):
+for raw in json.loads(Path(sys.argv[3]).read_text()):
     spec = parse_spec(raw)
     job = build_dataset_defs(spec).resolve_job_def("release_" + spec.name)
     with dg.DagsterInstance.get() as instance:
@@ -244,7 +241,6 @@ def prepared(root: Path) -> Place:
     (out / "home" / "lake" / "taken").write_text("in the way")
     listed = root / "commands.json"
     listed.write_text(json.dumps(commands(sources, out)))
-    run(PROGRAM, [str(listed), str(root / "codes.json")], out, "cli")
     spec = {
         "name": "scheduled",
         "source": {"kind": "csv", "path": str(sources / "people.csv")},
@@ -256,11 +252,11 @@ def prepared(root: Path) -> Place:
     broken = {**spec, "name": "broken"}
     broken["source"] = {"kind": "csv", "path": str(sources / "broken.csv")}
     (root / "specs.json").write_text(json.dumps([spec, failing, broken]))
-    run(DAGSTER, [str(root / "specs.json")], out, "dagster")
+    run([listed, root / "codes.json", root / "specs.json"], out)
     return Place(root, json.loads((root / "codes.json").read_text()))
 
 
-def run(program: str, arguments: list[str], out: Path, name: str) -> None:
+def run(arguments: list[Path], out: Path) -> None:
     places = {
         "LIKENESS_HOME": out / "home",
         "TMPDIR": out / "tmp",
@@ -269,12 +265,12 @@ def run(program: str, arguments: list[str], out: Path, name: str) -> None:
         "PYTHONPATH": ROOT,
     }
     environment = {**os.environ, **{key: str(path) for key, path in places.items()}}
-    with (out / f"{name}.out").open("wb") as said, (out / f"{name}.err").open("wb") as complained:
-        command = [sys.executable, "-c", program, *arguments]
+    with (out / "said.out").open("wb") as said, (out / "said.err").open("wb") as complained:
+        command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
         done = subprocess.run(
             command, cwd=out, env=environment, stdout=said, stderr=complained, check=False
         )
-    assert done.returncode == 0, (out / f"{name}.err").read_text()[-3000:]
+    assert done.returncode == 0, (out / "said.err").read_text()[-3000:]
 
 
 def every_path_ended_as_it_was_meant_to(place: Place) -> None:
@@ -287,7 +283,7 @@ def every_path_ended_as_it_was_meant_to(place: Place) -> None:
         else:
             expected = 3 if name == "quarantined" else 2
         assert code == expected, (name, code)
-    said = (place.root / "open" / "dagster.out").read_text()
+    said = (place.root / "open" / "said.out").read_text()
     for line in ("== scheduled True", "== failing False", "== broken False"):
         assert line in said
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +20,9 @@ from pipelines.publication.verify import verify
 from validators.base import Scorecard
 from validators.verdict import scorecard_digest
 
-LIKENESS = Path(sys.executable).with_name("likeness")
+from .warm import likeness
+
 SECRET = "Zaphod-Beeblebrox-42"
-
-
-def likeness(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(LIKENESS), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def people(n: int = 1_500) -> pd.DataFrame:

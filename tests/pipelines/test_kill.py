@@ -16,7 +16,8 @@ from pipelines.home import Home
 from pipelines.publication.log import read_log
 from pipelines.publication.verify import verify
 
-ROOT = Path(__file__).resolve().parents[2]
+from .warm import LIKENESS, ROOT, likeness, run
+
 # Runs the steps; kills itself without warning when the named phase begins.
 PROGRAM = """
 import os, signal, sys
@@ -46,19 +47,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(table: Path, home: Path, phase: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PROGRAM, str(table), str(home), phase]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 def test_killed_at_every_step_ends_in_one_version(table: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     for phase in ("ingest", "fit", "sample", "score: fidelity", "decide", "publish"):
-        killed = run(table, home, phase)
+        killed = run(PROGRAM, table, home, phase, cwd=ROOT)
         assert killed.returncode == -signal.SIGKILL, (phase, killed.stderr)
-    done = run(table, home, "never")
+    done = run(PROGRAM, table, home, "never", cwd=ROOT)
     assert done.stdout.strip() == "published 1", done.stderr
-    again = run(table, home, "never")
+    again = run(PROGRAM, table, home, "never", cwd=ROOT)
     assert again.stdout.strip() == "published 1", again.stderr
     lake = Home(home).lake
     assert len(read_log(lake, "toy")) == 1
@@ -69,9 +65,9 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(
     table: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()"]
-    command += ["fit", str(table), "--target", "y"]
-    command += ["--generator", "tvae", "--set", "epochs=500", "--home", str(home), "--name", "toy"]
+    fit = ["fit", str(table), "--target", "y", "--generator", "tvae", "--set", "epochs=200"]
+    fit += ["--home", str(home), "--name", "toy"]
+    command = [sys.executable, "-c", LIKENESS, *fit]
     vault = home / "vault" / "toy"
     first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     give_up = time.monotonic() + 60
@@ -86,7 +82,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(
     assert not list((vault / "models").glob("*"))
     assert len(list((vault / "checkpoints").iterdir())) == 1
 
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    second = likeness(*fit, cwd=ROOT)
     assert second.returncode == 0, second.stderr
     assert not list((vault / "checkpoints").iterdir())
     assert len(list((vault / "models").iterdir())) == 1

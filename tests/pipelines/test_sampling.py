@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from pipelines.sampling import apportion, conditional, sample_rows, strata
 from pipelines.spec import parse_sample
 from pipelines.steps import fill_to_file, sample_to_file
 
-LIKENESS = Path(sys.executable).with_name("likeness")
+from .warm import likeness
 
 
 def people(rows: int = 800) -> pd.DataFrame:
@@ -54,11 +52,6 @@ def folder(model: Forest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("sampling")
     model.save(place / "model")
     return place
-
-
-def likeness(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(LIKENESS), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def test_quotas_are_exact_and_leave_the_rest(model: Forest) -> None:

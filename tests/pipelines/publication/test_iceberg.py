@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,8 +21,9 @@ from pipelines.publication.retire import collect, retire
 from pipelines.publication.store import LocalStore, PublicationError
 from pipelines.publication.verify import verify
 
+from ..warm import likeness
+
 pytest.importorskip("pyiceberg")
-LIKENESS = Path(sys.executable).with_name("likeness")
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +209,7 @@ def test_a_lake_in_a_bucket_needs_a_database_and_is_read_there(bucket, make_rele
 
 def test_the_command_registers_and_tells(make_release, tmp_path):
     publish(tmp_path / "home/lake", make_release())
-    command = [str(LIKENESS), "iceberg", "--home", str(tmp_path / "home"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = likeness("iceberg", "--home", tmp_path / "home", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (told,) = json.loads(done.stdout)["iceberg"]
     assert (told["table"], told["shows"], told["tags"]) == ("likeness.people", "people@1", "v1")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from pipelines.publication.retire import collect, retire
 from pipelines.publication.store import PublicationError
 from pipelines.publication.verify import verify
 
-LIKENESS = Path(sys.executable).with_name("likeness")
+from ..warm import likeness
 
 
 def test_a_version_lives_and_ends_in_a_bucket(bucket, make_release):
@@ -114,18 +112,14 @@ def test_the_commands_work_on_a_bucket(bucket, tmp_path, monkeypatch):
     frame.to_csv(tmp_path / "toy.csv", index=False)
     monkeypatch.setenv("LIKENESS_LAKE", f"{bucket}/lake")
 
-    def likeness(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [str(LIKENESS), *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-
     options = ["--contract", "internal", "--generator", "forest", "--json"]
-    done = likeness("run", "toy.csv", *options)
+    done = likeness("run", "toy.csv", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     facts = json.loads(done.stdout)
     assert facts["published"]["path"].startswith(f"{bucket}/lake/toy/snapshots/")
     assert Path(facts["report"]).is_file()
-    assert likeness("verify", "toy", "--rebuild").returncode == 0
-    assert likeness("retire", "toy@1", "--reason", "test").returncode == 0
+    assert likeness("verify", "toy", "--rebuild", cwd=tmp_path).returncode == 0
+    assert likeness("retire", "toy@1", "--reason", "test", cwd=tmp_path).returncode == 0
     assert log.standing(f"{bucket}/lake", "toy") == "all retired"
     assert not list((tmp_path / "likeness_home").glob("lake/*"))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,8 @@ from pipelines.publication.publish import publish
 from pipelines.publication.signature import SIGNING_KEY, Signer, signature_name
 from pipelines.publication.store import LocalStore
 from pipelines.publication.verify import verify
+
+from ..warm import likeness
 
 PEM = serialization.Encoding.PEM
 PLAIN = serialization.NoEncryption()
@@ -129,10 +130,8 @@ def test_the_commands_sign_and_check_with_keys_of_openssl(tmp_path, monkeypatch)
     x, noise = np.random.default_rng(1).normal(size=(2, 1_200))
     frame = pd.DataFrame({"x": x.round(3), "y": (x + noise).round(3)})
     frame.to_csv(tmp_path / "toy.csv", index=False)
-    likeness = str(Path(sys.executable).with_name("likeness"))
     options = ["--contract", "internal", "--generator", "forest"]
     for command in (["run", "toy.csv", *options], ["verify", "toy", "--key", "public.pem"]):
-        words = [likeness, *command]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = likeness(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "signed by the given key" in done.stdout

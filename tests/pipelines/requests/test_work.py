@@ -1,10 +1,8 @@
 """Requests for a learned dataset, answered by the real steps on real data."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,9 +34,9 @@ from pipelines.spec import (
     SourceSpec,
 )
 
+from ..warm import ROOT, run
 from .conftest import CANARY
 
-ROOT = Path(__file__).resolve().parents[3]
 Ask = Callable[..., dict[str, Any]]
 
 
@@ -328,11 +326,7 @@ print(process(Home(Path(sys.argv[1])), sys.argv[2], progress).version)
 
 
 def work(home: Home, identity: str, phase: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", WORKER, str(home.root), identity, phase]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment
-    )
+    return run(WORKER, home.root, identity, phase, cwd=ROOT)
 
 
 def test_a_killed_worker_leaves_one_publication_to_the_next(home: Home, ask: Ask) -> None:
