@@ -34,7 +34,7 @@ from pipelines.spec import (
     SourceSpec,
 )
 
-from ..warm import ROOT, run
+from ...warm import ROOT, run
 from .conftest import CANARY
 
 Ask = Callable[..., dict[str, Any]]
@@ -362,6 +362,21 @@ def test_what_was_committed_is_not_given_up(home: Home, ask: Ask) -> None:
         assert inbox.append(status.id, last + attempt - 3, "RUNNING", attempt=attempt)
     assert process(home, status.id).version == "visits-test@1"
     assert inbox.status(status.id).state == "PUBLISHED"
+
+
+def test_what_a_dead_worker_had_announced_and_published_is_the_answer(home: Home, ask: Ask) -> None:
+    """Whatever the request: two learned tables cannot be found again without reading them."""
+    inbox, identity = Inbox(home), Inbox(home).submit(ask(rows=200)).id
+    admit(home, identity)
+    (entry,) = read_log(home.lake, "visits")
+    for announced in ({"visits": entry.key, "orders": "another"}, {"visits": entry.key}):
+        for facts in ({"attempt": 1}, {"phase": "publish", "releases": announced}):
+            last = inbox.status(identity).events[-1].number
+            assert inbox.append(identity, last, "RUNNING", **facts)
+    for attempt in (2, 3):
+        last = inbox.status(identity).events[-1].number
+        assert inbox.append(identity, last, "RUNNING", attempt=attempt)
+    assert process(home, identity).versions == ("visits@1",)
 
 
 def test_what_was_withdrawn_meanwhile_is_no_answer(home: Home, ask: Ask) -> None:
