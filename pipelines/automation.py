@@ -1,12 +1,9 @@
 """When things run: by hand, or on schedules and a sensor that an operator switches on."""
 
-import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from .assets import CATALOGUE, GPU_POOL, STEPS, asset_key, identifier
 from .home import Home
@@ -139,10 +136,6 @@ def build_catalogue_sensor() -> dg.AutomationConditionSensorDefinition:
 
 REQUEST_TAG = "likeness/request"
 _MOST_RUNS = 10
-_ANSWER_SECONDS = 5
-_NEWBORN_SECONDS = 20.0
-"""A run is launched in several steps; between them its server does not know it yet."""
-_LAUNCHED = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
 
 
 class RequestConfig(dg.Config):
@@ -193,8 +186,9 @@ def build_request_sensor(job: dg.JobDefinition) -> dg.SensorDefinition:
         for identity in pending(home):
             tags = {REQUEST_TAG: identity}
             runs = context.instance.get_run_records(dg.RunsFilter(tags=tags), limit=_MOST_RUNS)
-            over = [_over(context.instance, run) for run in runs]
-            # A key is never launched again, even if its run died; so each run has its own.
+            over = [run.dagster_run.is_finished for run in runs]
+            # A key is never launched again, even if its run died; so each run has its own. Who has
+            # died with its server is found by the run monitor: see ``launcher``.
             if len(runs) < _MOST_RUNS and all(over):
                 yield dg.RunRequest(
                     run_key=f"{identity}:{len(runs) + 1}",
@@ -203,46 +197,3 @@ def build_request_sensor(job: dg.JobDefinition) -> dg.SensorDefinition:
                 )
 
     return requests
-
-
-def _over(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
-    """Whether a run has ended, or died with the server that launched it; then Dagster is told so.
-
-    The run monitor cannot see such a death: without this the run would count as started, and keep
-    its place in the pool, for as long as a run may take at most.
-    """
-    run = record.dagster_run
-    age = (datetime.now(UTC) - record.update_timestamp.astimezone(UTC)).total_seconds()
-    if run.is_finished or run.status not in _LAUNCHED or age < _NEWBORN_SECONDS:
-        return run.is_finished
-    if _worker_answers(run):
-        return False
-    now = instance.get_run_by_id(run.run_id)
-    if now is not None and now.status in _LAUNCHED:
-        instance.report_run_failed(now, "The process that answered the request is gone.")
-    return True
-
-
-def _worker_answers(run: dg.DagsterRun) -> bool:
-    """Whether the server that launched a run is there and knows it."""
-    from dagster._core.errors import DagsterUserCodeUnreachableError
-    from dagster._grpc.client import DagsterGrpcClient
-    from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
-    from dagster_shared.serdes import deserialize_value
-
-    if GRPC_INFO_TAG not in run.tags:
-        return True  # launched otherwise, where the run monitor sees to it
-    info = json.loads(run.tags[GRPC_INFO_TAG])
-    client = DagsterGrpcClient(
-        host=info["host"],
-        port=info.get("port"),
-        socket=info.get("socket"),
-        use_ssl=info.get("use_ssl", False),
-    )
-    try:
-        told = client.can_cancel_execution(
-            CanCancelExecutionRequest(run_id=run.run_id), timeout=_ANSWER_SECONDS
-        )
-    except DagsterUserCodeUnreachableError:
-        return False
-    return deserialize_value(told, CanCancelExecutionResult).can_cancel

@@ -17,7 +17,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 LIKENESS = "from pipelines.cli import main; main(prog_name='likeness')"
 SERVER = """
 import atexit, gc, json, os, sys, threading, types

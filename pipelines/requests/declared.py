@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -45,6 +45,7 @@ from .declaration import ColumnDeclaration, KeyDeclaration, TableDeclaration
 from .invention import Table, foreign_keys, with_gaps
 from .model import DataRequest, Problem, RequestError, request_key
 from .patterns import Pattern
+from .plan import Publishing
 
 CONTRACT = Path(__file__).parent / "contracts" / "schema-only.yaml"
 _METRICS = (
@@ -271,7 +272,7 @@ def standing(made: list[Part]) -> tuple[Published, ...]:
 
 
 def answer(
-    made: list[Part], report: OnProgress, publishing: Callable[[], None]
+    made: list[Part], report: OnProgress, publishing: Publishing
 ) -> tuple[tuple[Published, ...], Verdict | None]:
     """Make, judge and publish all parts, or none; the verdict is one that failed.
 
@@ -285,7 +286,7 @@ def answer(
     for verdict in verdicts:
         if not verdict.passed:
             return (), verdict
-    publishing()
+    publishing({part.name: part.key for part in made})
     return tuple(p.publish(v) for p, v in zip(made, verdicts, strict=True)), None
 
 

@@ -10,7 +10,6 @@ the children beside their parents' attributes, which shows a relation that was l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,7 +33,7 @@ from ..sources import RawTable, read_source
 from ..spec import ColumnSpec, DatasetSpec, SampleSpec
 from .declaration import KeyDeclaration
 from .model import DataRequest, Problem, RequestError, request_key
-from .plan import dataset_of, order_seed, problems_in
+from .plan import Publishing, dataset_of, order_seed, problems_in
 
 _OF_PARENT = "parent."
 """What the names of a parent's attributes begin with in the children's table."""
@@ -91,7 +90,7 @@ def learn(home: Home, request: DataRequest) -> Family:
 
 
 def answer(
-    home: Home, request: DataRequest, report: OnProgress, publishing: Callable[[], None]
+    home: Home, request: DataRequest, report: OnProgress, publishing: Publishing
 ) -> tuple[tuple[Published, ...], Release | None]:
     """Make, judge and publish both tables, or none; the release is one that a gate stopped."""
     report(Progress("ingest", 0, 1, 0.0))
@@ -113,7 +112,7 @@ def answer(
         if not steps.decide(release).passed:
             return (), release
     _require_keys(parents, children)
-    publishing()
+    publishing({release.name: release.key for release in (parents, children)})
     return (steps.publish(parents), steps.publish(children)), None
 
 

@@ -9,7 +9,7 @@ killed at any point leaves nothing that the next one does twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -33,7 +33,17 @@ from . import declared, related
 from .inbox import PUBLISHING, Inbox, Status
 from .model import DataRequest, Problem, RequestError, duration
 from .notify import NOTIFIED, notify, of_request
-from .plan import Plan, approval, check_name, dataset_of, find_base, plan, problems_in, read
+from .plan import (
+    Plan,
+    Publishing,
+    approval,
+    check_name,
+    dataset_of,
+    find_base,
+    plan,
+    problems_in,
+    read,
+)
 
 MAX_ATTEMPTS = 3
 """Internal failures and dead workers after which a request is given up."""
@@ -183,9 +193,9 @@ def _answer(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:
     """QUEUED, or RUNNING without a worker → PUBLISHED, QUARANTINED, FAILED, ..."""
     while (status := inbox.status(identity)).state in ("QUEUED", "RUNNING"):
         attempt = attempts(status) + 1
+        if attempt > 1 and _committed(inbox, status):
+            return
         if attempt > MAX_ATTEMPTS:
-            if _committed(inbox, identity):
-                return
             message = f"given up after {MAX_ATTEMPTS} attempts; see the vault's tracebacks"
             _append(inbox, identity, "FAILED", message=message, retryable=True)
             return
@@ -194,15 +204,25 @@ def _answer(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:
         _attempt(inbox, identity, _Reporter(inbox, identity, progress))
 
 
-def _committed(inbox: Inbox, identity: str) -> bool:
+def _committed(inbox: Inbox, status: Status) -> bool:
     """Whether a worker that died had published all the same; the request is then answered so."""
-    request = inbox.request(identity)
+    request = inbox.request(status.id)
     try:
         with boundary("request", inbox.home):
-            versions = _existing(inbox.home, request)
+            versions = _announced(inbox.home, status) or _existing(inbox.home, request)
     except LikenessError:
         return False
-    return bool(versions) and _settled(inbox, identity, versions, request)
+    return bool(versions) and _settled(inbox, status.id, versions, request)
+
+
+def _announced(home: Home, status: Status) -> tuple[Published, ...]:
+    """The versions that a worker said it would publish, where all of them stand."""
+    said = [event.facts["releases"] for event in status.events if "releases" in event.facts]
+    if not said:
+        return ()
+    lake = open_lake(home.lake)
+    found = [log.find_standing(lake, name, key) for name, key in said[-1].items()]
+    return tuple(version for version in found if version) if all(found) else ()
 
 
 def _settled(
@@ -245,8 +265,8 @@ def _attempt(inbox: Inbox, identity: str, report: OnProgress) -> None:
 
 
 def _made(inbox: Inbox, identity: str, request: DataRequest, report: OnProgress) -> Answer:
-    def publishing() -> None:
-        _publishing(inbox, identity)
+    def publishing(releases: Mapping[str, str]) -> None:
+        _publishing(inbox, identity, releases)
 
     home = inbox.home
     if request.spec.source.learned_tables:
@@ -286,7 +306,7 @@ def _declared(
     identity: str,
     request: DataRequest,
     report: OnProgress,
-    publishing: Callable[[], None],
+    publishing: Publishing,
 ) -> Answer:
     declared.check(request)
     made = declared.parts(inbox.home, request)
@@ -300,7 +320,7 @@ def _declared(
     )
 
 
-def _learned(ready: Plan, report: OnProgress, publishing: Callable[[], None]) -> Answer:
+def _learned(ready: Plan, report: OnProgress, publishing: Publishing) -> Answer:
     release = ready.release
     report(Progress("fit", 0, 1, 0.0))
     steps.fit(release, report)
@@ -311,7 +331,7 @@ def _learned(ready: Plan, report: OnProgress, publishing: Callable[[], None]) ->
     verdict = steps.decide(release)
     if not verdict.passed:
         return _stopped(release)
-    publishing()
+    publishing({release.name: release.key})
     published = steps.publish(release)
     return Answer((published,), str(RunResult(release, verdict, published).report))
 
@@ -327,8 +347,11 @@ def _number(gate: Any) -> dict[str, Any]:  # noqa: ANN401
     return {name: getattr(gate, name) for name in names}
 
 
-def _publishing(inbox: Inbox, identity: str) -> None:
+def _publishing(inbox: Inbox, identity: str, releases: Mapping[str, str]) -> None:
     """From here on the request cannot be canceled: of this event and a cancellation one is first.
+
+    It says which releases are to come (dataset and key), so that whoever comes after a worker that
+    died can look whether they have come.
 
     Raises:
         CanceledError: the cancellation was.
@@ -337,7 +360,8 @@ def _publishing(inbox: Inbox, identity: str) -> None:
         status = inbox.status(identity)
         if status.state != "RUNNING":
             raise CanceledError("the request was canceled before it was published")
-        if inbox.append(identity, status.events[-1].number, "RUNNING", phase=PUBLISHING):
+        facts = {"phase": PUBLISHING, "releases": dict(releases)}
+        if inbox.append(identity, status.events[-1].number, "RUNNING", **facts):
             return
 
 

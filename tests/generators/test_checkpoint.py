@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,8 @@ from generators.checkpoint import Checkpoint
 from generators.persistence import model_digest
 from generators.training import EMA, run_steps
 
-ROOT = Path(__file__).resolve().parents[2]
+from ..warm import ROOT, run
+
 FAMILIES = {
     "autoregressive": {"epochs": 30, "width": 8, "lr": 1e-3},
     "table-diffusion": {"epochs": 30, "width": 8, "lr": 1e-3},
@@ -29,15 +28,20 @@ FAMILIES = {
     "tvae": {"epochs": 60, "batch_size": 50, "compress_dims": [16], "decompress_dims": [16]},
     "diffusion": {"steps": 120, "batch_size": 16, "width": 8, "depth": 1},
 }
-# Fits a family with a checkpoint after every step; the parent kills it in between.
+# Fits a family with a checkpoint after every step; killed at any point after the first one.
 CHILD = """
-import json, sys
-from collections.abc import Iterator
+import json, os, signal, sys, threading, time
 from pathlib import Path
-sys.path.insert(0, "tests/generators")
-from test_checkpoint import Checkpoint, GENERATORS, data_of
+from tests.generators.test_checkpoint import Checkpoint, GENERATORS, data_of
 
 name, parameters, path = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
+
+def killer():
+    while not path.is_file():
+        time.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=killer, daemon=True).start()
 generator = GENERATORS[name].from_parameters(parameters)
 generator.fit_or_resume(*data_of(name), checkpoint=Checkpoint(path, "key", every=0.0))
 """
@@ -61,13 +65,8 @@ def saved(generator: Generator, folder: Path) -> str:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_killed_and_resumed_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    command = [sys.executable, "-c", CHILD, name, json.dumps(FAMILIES[name]), str(path)]
-    child = subprocess.Popen(command, cwd=ROOT)
-    give_up = time.monotonic() + 60
-    while not path.is_file() and child.poll() is None and time.monotonic() < give_up:
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    killed = run(CHILD, name, json.dumps(FAMILIES[name]), path, cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     kept = Checkpoint(path, "key")
     facts = kept.facts()
     assert facts is not None

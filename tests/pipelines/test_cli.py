@@ -20,7 +20,7 @@ from pipelines.publication.verify import verify
 from validators.base import Scorecard
 from validators.verdict import scorecard_digest
 
-from .warm import likeness
+from ..warm import likeness
 
 SECRET = "Zaphod-Beeblebrox-42"
 

@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 
+from pipelines.assets import GPU_POOL
 from pipelines.home import Home
 from pipelines.publication.log import read_log
 from pipelines.publication.verify import verify
@@ -258,6 +260,38 @@ def test_whoever_is_killed_the_request_is_published_once(place: Place) -> None:
     assert len(client.read(first.id)) == 600_000
     assert len(place.versions()) == 1
     assert verify(place.home.lake, "orders-test@1").passed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("place", ["sqlite", "postgres"], indirect=True)
+def test_a_release_that_died_with_its_daemon_gives_its_place_back_and_is_tried_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DAGSTER_HOME", "DAGSTER_POSTGRES_URL"):
+        if name in place.environment:
+            monkeypatch.setenv(name, place.environment[name])
+    launch = ("-m", "dagster", "job", "launch", "-j", "release_randhie", *LOCATION)
+    daemon = place.daemon()
+    assert place.start("launch", *launch).wait(SECONDS) == 0
+    with dg.DagsterInstance.get() as instance:
+
+        def holder() -> str | None:
+            claimed = instance.event_log_storage.get_concurrency_info(GPU_POOL).claimed_slots
+            return claimed[0].run_id if claimed else None
+
+        first = place.until("a training", holder)
+        kill(daemon)
+        assert read_log(place.home.lake, "randhie") == []
+        place.daemon()
+        place.until("its end", lambda: instance.get_run_by_id(first).is_finished)
+        assert instance.get_run_by_id(first).status is dg.DagsterRunStatus.FAILURE
+        second = place.until("another training", lambda: holder() not in (None, first) and holder())
+        assert instance.get_run_by_id(second).parent_run_id == first
+        place.until("the release", lambda: read_log(place.home.lake, "randhie"))
+        place.until("its end", lambda: instance.get_run_by_id(second).is_finished)
+        assert instance.get_run_by_id(second).status is dg.DagsterRunStatus.SUCCESS
+    assert len(read_log(place.home.lake, "randhie")) == 1
 
 
 @pytest.mark.slow

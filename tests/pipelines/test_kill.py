@@ -16,7 +16,7 @@ from pipelines.home import Home
 from pipelines.publication.log import read_log
 from pipelines.publication.verify import verify
 
-from .warm import LIKENESS, ROOT, likeness, run
+from ..warm import LIKENESS, ROOT, likeness, run
 
 # Runs the steps; kills itself without warning when the named phase begins.
 PROGRAM = """

@@ -19,7 +19,7 @@ from pipelines.sampling import apportion, conditional, sample_rows, strata
 from pipelines.spec import parse_sample
 from pipelines.steps import fill_to_file, sample_to_file
 
-from .warm import likeness
+from ..warm import likeness
 
 
 def people(rows: int = 800) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from pipelines.publication.retire import collect, retire
 from pipelines.publication.store import LocalStore, PublicationError
 from pipelines.publication.verify import verify
 
-from ..warm import likeness
+from ...warm import likeness
 
 pytest.importorskip("pyiceberg")
 

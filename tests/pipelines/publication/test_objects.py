@@ -19,7 +19,7 @@ from pipelines.publication.retire import collect, retire
 from pipelines.publication.store import PublicationError
 from pipelines.publication.verify import verify
 
-from ..warm import likeness
+from ...warm import likeness
 
 
 def test_a_version_lives_and_ends_in_a_bucket(bucket, make_release):

@@ -18,7 +18,7 @@ from pipelines.publication.signature import SIGNING_KEY, Signer, signature_name
 from pipelines.publication.store import LocalStore
 from pipelines.publication.verify import verify
 
-from ..warm import likeness
+from ...warm import likeness
 
 PEM = serialization.Encoding.PEM
 PLAIN = serialization.NoEncryption()

@@ -1,13 +1,10 @@
 """Requests through Dagster: the sensor asks for a run each, the run answers."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from pipelines.automation import build_request_job, build_request_sensor
 from pipelines.home import Home
@@ -57,31 +54,6 @@ def test_a_run_that_died_is_asked_for_again_under_a_new_key(
         instance.report_run_failed(launched)
         (again,) = _requests(sensor, instance)
     assert (run.run_key, again.run_key) == (f"{identity}:1", f"{identity}:2")
-
-
-def test_a_run_whose_server_is_gone_is_declared_dead_and_asked_for_again(
-    home: Home, ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("LIKENESS_HOME", str(home.root))
-    identity = Inbox(home).submit(ask(rows=200)).id
-    job = build_request_job()
-    sensor = build_request_sensor(job)
-    with dg.instance_for_test() as instance:
-        (run,) = _requests(sensor, instance)
-        gone = json.dumps({"host": "localhost", "socket": str(tmp_path / "gone")})
-        launched = instance.create_run_for_job(
-            job,
-            tags={**run.tags, GRPC_INFO_TAG: gone},
-            run_config=run.run_config,
-            status=dg.DagsterRunStatus.STARTED,
-        )
-        assert _requests(sensor, instance) == [], "it may be on its way"
-        monkeypatch.setattr("pipelines.automation._NEWBORN_SECONDS", 0.0)
-        (again,) = _requests(sensor, instance)
-        assert again.run_key == f"{identity}:2"
-        dead = instance.get_run_by_id(launched.run_id)
-        assert dead is not None
-        assert dead.status == dg.DagsterRunStatus.FAILURE
 
 
 def _requests(sensor: dg.SensorDefinition, instance: dg.DagsterInstance) -> list[dg.RunRequest]:

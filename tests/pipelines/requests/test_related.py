@@ -11,7 +11,8 @@ from pipelines import steps
 from pipelines.home import Home
 from pipelines.publication.verify import verify
 from pipelines.rebuild import rebuild
-from pipelines.requests import Client, RequestError, parse_request
+from pipelines.requests import Client, Inbox, RequestError, parse_request
+from pipelines.requests.work import process
 from pipelines.spec import DatasetSpec, GeneratorSpec, SourceSpec
 
 from .conftest import CONTRACT
@@ -98,6 +99,15 @@ def test_both_tables_are_published_with_their_keys_and_relations(shop: Home) -> 
         assert rebuild(shop, name).passed
     again = client.run(client.submit(ask()).id)
     assert again.versions == status.versions
+
+    # Three workers died between the commit and its event.
+    inbox = Inbox(shop)
+    last = status.events[-1].number
+    (inbox.folder(status.id) / "events" / f"{last:04d}.json").unlink()
+    for attempt in (2, 3):
+        assert inbox.append(status.id, last + attempt - 3, "RUNNING", attempt=attempt)
+    recovered = process(shop, status.id)
+    assert (recovered.state, recovered.versions) == ("PUBLISHED", status.versions)
 
 
 @pytest.mark.slow
