@@ -537,6 +537,7 @@ def _renew_catalogue(place: Home) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True)
 @click.option("--token-file", type=_PATH, help="File that holds the token.")
+@click.option("--ask-token-file", type=_PATH, help="File that holds a token which only asks.")
 @click.option("--allow-host", "hosts", multiple=True, help="Name the server is reached by; repeat.")
 @click.option("--read-only", is_flag=True, help="Show the lake, take no requests.")
 @click.option("--no-approvals", is_flag=True, help="Requests get their approval elsewhere.")
@@ -553,6 +554,8 @@ def serve(home: Path, no_approvals: bool, **given: Any) -> None:  # noqa: ANN401
             $LIKENESS_TOKEN, or --token-file. Programs send it as
             Authorization: Bearer TOKEN, people paste it once a day. Whoever has it
             may ask, cancel and approve: --no-approvals and --read-only narrow that.
+    Others: $LIKENESS_ASK_TOKEN or --ask-token-file is a second token, for those who may
+            read the lake and ask, but not approve, nor cancel what others asked.
     Reach:  this machine alone, unless --host says otherwise; that wants a token of
             yours, and a proxy that speaks HTTPS before it. --allow-host names it.
     Bounds: bodies of 1 MiB within 10 s; of an address 120 writes, 600 checks and 20

@@ -186,12 +186,14 @@ class Inbox:
         request: DataRequest | Mapping[str, Any] | str | bytes,
         *,
         idempotency_key: str | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> Receipt:
         """Drop a request.
 
         Args:
             request: fields, or YAML or JSON text.
             idempotency_key: a second submission with the same key is the first one again.
+            facts: to remember of how it came in.
 
         Raises:
             RequestError: all problems at once; nothing is kept.
@@ -204,7 +206,7 @@ class Inbox:
             said = "the idempotency key was used for another request; choose a new one"
             raise RequestError((Problem("idempotency_key", said),))
         # A crash between the two files is mended by whoever submits or looks next.
-        self._received(identity)
+        self._received(identity, **(facts or {}))
         return Receipt(identity, self.status(identity).state, created)
 
     def request(self, identity: str) -> DataRequest:
@@ -411,9 +413,9 @@ class Inbox:
         with self.working(identity) as mine:
             return mine
 
-    def _received(self, identity: str) -> None:
+    def _received(self, identity: str, **facts: Any) -> None:  # noqa: ANN401
         if not self.events(identity):
-            self.append(identity, 0, "RECEIVED", by=_user())
+            self.append(identity, 0, "RECEIVED", by=_user(), **facts)
 
     def _bytes(self, identity: str) -> bytes:
         try:

@@ -1,7 +1,8 @@
-"""Who may come in: one bearer token for programs, a signed cookie made from it for browsers.
+"""Who may come in: a bearer token for programs, a signed cookie made from it for browsers.
 
-The token lies in the home, readable by its owner alone. A cookie holds no token but proves, by an
-HMAC under it, that the browser once showed it; a new token ends all sessions.
+The owner's token lies in the home, readable by its owner alone; a second one, for others, may only
+read and ask. A cookie holds no token but proves, by an HMAC under it, that the browser once showed
+it; a new token ends all of its sessions.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from generators.base import ParameterError
 from ..home import Home
 
 TOKEN_VARIABLE = "LIKENESS_TOKEN"
+ASK_TOKEN_VARIABLE = "LIKENESS_ASK_TOKEN"
 TOKEN_FILE = "serve.token"
 MIN_TOKEN_LENGTH = 24
 SESSION_SECONDS = 12 * 3600
@@ -30,13 +32,15 @@ SESSION_SECONDS = 12 * 3600
 
 @dataclass(frozen=True)
 class Access:
-    """The token and what is derived from it.
+    """A token and what is derived from it.
 
     Attributes:
         token: at least ``MIN_TOKEN_LENGTH`` characters.
+        decides: whether its holder may approve, and cancel what others asked.
     """
 
     token: str = field(repr=False)
+    decides: bool = True
 
     def __post_init__(self) -> None:
         if len(self.token) < MIN_TOKEN_LENGTH or not self.token.isascii():
@@ -75,19 +79,19 @@ class Access:
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-def given_token(file: Path | None) -> str | None:
-    """The token that a file or ``$LIKENESS_TOKEN`` names, or None.
+def given_token(file: Path | None, variable: str = TOKEN_VARIABLE) -> str | None:
+    """The token that a file or an environment variable names, or None.
 
     Raises:
         ParameterError: the file cannot be read.
     """
     if file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
+        return os.environ.get(variable) or None
     try:
         return file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(
-            f"--token-file must be a readable text file, {file} is not ({type(error).__name__}); "
+            f"a token file must be a readable text file, {file} is not ({type(error).__name__}); "
             "write the token into it"
         ) from None
 

@@ -78,7 +78,7 @@ def health(request: Request) -> Health:
 
 def _stand_before(app: FastAPI, settings: Settings) -> None:
     # The one added last is the outermost.
-    app.add_middleware(guard.Login, access=settings.access, failures=settings.failures_per_minute)
+    app.add_middleware(guard.Login, failures=settings.failures_per_minute)
     app.add_middleware(
         guard.Throttle, writes=settings.writes_per_minute, checks=settings.checks_per_minute
     )

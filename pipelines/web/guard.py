@@ -20,10 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..boundary import InternalError, boundary
 from ..home import Home
-from .access import Access
 from .problems import ProblemError
 from .render import error_response
-from .settings import session_of
+from .settings import session_of, token_of
 
 MAX_BODY_BYTES = 1 << 20
 """A request is text of some kilobytes; a megabyte is generous."""
@@ -181,18 +180,17 @@ class Throttle:
 
 
 class Login:
-    """Let in who shows the token, or a cookie that was made from it.
+    """Let in who shows a token, or a cookie that was made from it.
 
     A cookie alone changes nothing: pages that do carry a key of the session in their forms, and
     REST wants the token itself.
 
     Args:
-        access: the token.
         failures: wrong tokens that an address may show a minute.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, failures: int) -> None:
-        self._app, self._access, self._failures = app, access, _Window(failures)
+    def __init__(self, app: ASGIApp, failures: int) -> None:
+        self._app, self._failures = app, _Window(failures)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on who may come in."""
@@ -204,7 +202,7 @@ class Login:
             return await self._app(scope, receive, send)
         if self._failures.full(address_of(scope)):
             raise _too_much("wrong tokens")
-        if scope["path"].startswith(OPEN_PATHS) or self._has_token(request):
+        if scope["path"].startswith(OPEN_PATHS) or token_of(request):
             return await self._app(scope, receive, self._counting(scope, send))
         if not is_api(scope) and request.method in SAFE_METHODS:
             target = f"/login?{urlencode({'next': _target(scope)})}"
@@ -218,11 +216,7 @@ class Login:
 
     def _has_session(self, request: Request) -> bool:
         allowed = request.method in SAFE_METHODS or not is_api(request.scope)
-        return allowed and bool(session_of(request, self._access))
-
-    def _has_token(self, request: Request) -> bool:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and self._access.is_token(given.strip())
+        return allowed and session_of(request) is not None
 
     def _counting(self, scope: Scope, send: Send) -> Send:
         async def watched(message: Message) -> None:

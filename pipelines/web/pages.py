@@ -93,13 +93,14 @@ def ask_token(request: Request, next: Annotated[str, Query(max_length=2000)] = "
 async def log_in(request: Request) -> Response:
     """Exchange the token for a cookie that proves it."""
     fields = await form_fields(request)
-    settings, target = settings_of(request), _own_path(fields.get("next", "/"))
-    if not settings.access.is_token(fields.get("token", "").strip()):
+    target = _own_path(fields.get("next", "/"))
+    access = settings_of(request).access_of_token(fields.get("token", "").strip())
+    if access is None:
         return page(request, "login.html.j2", code=401, target=target, wrong=True)
     response = RedirectResponse(target, 303)
     response.set_cookie(
         COOKIE,
-        settings.access.new_session(),
+        access.new_session(),
         max_age=SESSION_SECONDS,
         httponly=True,
         samesite="strict",
@@ -145,10 +146,9 @@ async def checked_form(request: Request) -> list[tuple[str, str]]:
         ProblemError: it was made for another, or by somebody else.
     """
     pairs = await form_pairs(request)
-    access = settings_of(request).access
-    cookie = session_of(request, access)
+    session = session_of(request)
     given = dict(pairs).get("form_key", "")
-    if not cookie or not access.is_form_key(cookie, given):
+    if session is None or not session[0].is_form_key(session[1], given):
         raise ProblemError(403, "a form must come from a page of this session; load it again")
     return [(name, value) for name, value in pairs if name != "form_key"]
 

@@ -29,12 +29,12 @@ def page(
 ) -> HTMLResponse:
     """A page of ``templates/``; templates know the session's form key and the settings."""
     settings = settings_of(request)
-    cookie = session_of(request, settings.access)
+    session = session_of(request)
     html = (
         _environment()
         .get_template(name)
         .render(
-            form_key=settings.access.form_key(cookie) if cookie else "",
+            form_key=session[0].form_key(session[1]) if session else "",
             read_only=settings.read_only,
             path=request.url.path,
             **values,

@@ -18,7 +18,19 @@ from .form import OPERATORS, REPEATED, Form
 from .pages import checked_form
 from .problems import ProblemError
 from .render import page
-from .requests_api import SOMEBODY, existing, inbox_of, may_approve, preview_rows, settled, writable
+from .requests_api import (
+    SOMEBODY,
+    decides,
+    existing,
+    inbox_of,
+    may_approve,
+    may_cancel,
+    origin,
+    preview_rows,
+    require_cancel,
+    settled,
+    writable,
+)
 from .settings import settings_of
 
 KINDS = {
@@ -110,7 +122,9 @@ async def submit(request: Request) -> Response:
     if asked is not None:
         desk, key = inbox_of(request), await run_in_threadpool(form.idempotency_key, asked)
         try:
-            receipt = await run_in_threadpool(desk.submit, asked, idempotency_key=key)
+            receipt = await run_in_threadpool(
+                desk.submit, asked, idempotency_key=key, facts=origin(request)
+            )
         except RequestError as error:
             form.note(error.problems)
         else:
@@ -133,7 +147,7 @@ def live(request: Request, identity: str) -> Response:
 @router.post("/{identity}/cancel")
 async def cancel(request: Request, identity: str) -> Response:
     """Stop a request."""
-    await _changing(request, identity)
+    require_cancel(request, await _changing(request, identity))
     await run_in_threadpool(settled, inbox_of(request).cancel, identity, "on the page")
     return RedirectResponse(f"/requests/{identity}", 303)
 
@@ -163,10 +177,10 @@ async def _sent(request: Request) -> Form:
     return await run_in_threadpool(_informed, request, Form.of_pairs(pairs))
 
 
-async def _changing(request: Request, identity: str) -> None:
+async def _changing(request: Request, identity: str) -> Status:
     writable(request)
     await checked_form(request)
-    await run_in_threadpool(existing, inbox_of(request), identity)
+    return await run_in_threadpool(existing, inbox_of(request), identity)
 
 
 def _informed(request: Request, form: Form) -> Form:
@@ -208,8 +222,8 @@ def _told(request: Request, identity: str) -> dict[str, Any]:
         "preview": preview_rows(status)[:8] if status.preview else [],
         "share": _share(status),
         "gates": status.events[-1].facts.get("gates", ()) if status.answered else (),
-        "cancelable": status.state in _CANCELABLE,
-        "approvals": settings_of(request).approvals,
+        "cancelable": status.state in _CANCELABLE and may_cancel(request, status),
+        "approvals": settings_of(request).approvals and decides(request),
         "published": [name.partition("@") for name in status.versions],
     }
 

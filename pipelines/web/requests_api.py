@@ -21,11 +21,14 @@ from ..requests.model import RequestError, json_schema, parse_request
 from . import shelf
 from .guard import address_of
 from .problems import FieldProblem, Problem, ProblemError
-from .settings import settings_of
+from .settings import access_of, settings_of
 from .shelf_api import RowsOut
 
 STREAM_SECONDS = 600.0
 """A stream ends after it; a browser comes back by itself and goes on where it was."""
+ASKED = "by_ask_token"
+"""The fact of a request that came with the token that may only read and ask."""
+_ONLY_ASKS = "this one may only read and ask"
 SOMEBODY = "a holder of the token"
 """Who approves, where nobody is named."""
 _HEARTBEAT_SECONDS = 15.0
@@ -156,6 +159,17 @@ def writable(request: Request) -> None:
         raise ProblemError(403, "this server was started with --read-only and takes no requests")
 
 
+def decides(request: Request) -> bool:
+    """Whether who sent a request may approve, and cancel what others asked."""
+    access = access_of(request)
+    return access is not None and access.decides
+
+
+def may_cancel(request: Request, status: Status) -> bool:
+    """Whether who sent a request may cancel that one: its own, or any where it decides."""
+    return decides(request) or bool(status.events[0].facts.get(ASKED))
+
+
 Body = Annotated[bytes, Depends(_raw)]
 Desk = Annotated[Inbox, Depends(inbox_of)]
 Identity = Annotated[
@@ -185,7 +199,7 @@ _BODY: dict[str, Any] = {
     }
 }
 _REFUSED: dict[int | str, dict[str, Any]] = {
-    403: {"model": Problem, "description": "The server is read-only"},
+    403: {"model": Problem, "description": "The server is read-only, or the token may only ask"},
     413: {"model": Problem, "description": "The body is too large"},
 }
 _MISSING: dict[int | str, dict[str, Any]] = {
@@ -215,10 +229,15 @@ def get_schema() -> dict[str, Any]:
     dependencies=[Depends(writable)],
 )
 def submit(
-    body: Body, desk: Desk, response: Response, idempotency_key: IdempotencyKey = None
+    request: Request,
+    body: Body,
+    desk: Desk,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> ReceiptOut:
     """Drop a request, as JSON or YAML. Wrong ones are refused at once, with every wrong field."""
-    receipt = _refusing(desk.submit, body, idempotency_key=idempotency_key)
+    facts = origin(request)
+    receipt = _refusing(desk.submit, body, idempotency_key=idempotency_key, facts=facts)
     response.headers["Location"] = f"/v1/requests/{receipt.id}"
     return ReceiptOut(**asdict(receipt))
 
@@ -270,9 +289,11 @@ def get_request(desk: Desk, identity: Identity) -> RequestOut:
     responses={**_REFUSED, **_MISSING, **_CONFLICT},
     dependencies=[Depends(writable)],
 )
-def cancel(desk: Desk, identity: Identity, why: Reason | None = None) -> RequestOut:
+def cancel(
+    request: Request, desk: Desk, identity: Identity, why: Reason | None = None
+) -> RequestOut:
     """Stop a request that is not published yet; a second call changes nothing."""
-    existing(desk, identity)
+    require_cancel(request, existing(desk, identity))
     return request_out(desk, settled(desk.cancel, identity, why.reason if why else ""))
 
 
@@ -365,13 +386,30 @@ def settled(action: Any, *arguments: Any) -> Status:  # noqa: ANN401 - cancel or
 
 
 def may_approve(request: Request) -> None:
-    """Refuse where approvals are given elsewhere.
+    """Refuse where approvals are given elsewhere, or by others.
 
     Raises:
         ProblemError: they are.
     """
     if not settings_of(request).approvals:
         raise ProblemError(403, "this server was started with --no-approvals")
+    if not decides(request):
+        raise ProblemError(403, f"approvals want the owner's token, {_ONLY_ASKS}")
+
+
+def require_cancel(request: Request, status: Status) -> None:
+    """Refuse to cancel what somebody else has asked.
+
+    Raises:
+        ProblemError: somebody else has.
+    """
+    if not may_cancel(request, status):
+        raise ProblemError(403, f"to cancel it wants the owner's token, {_ONLY_ASKS}")
+
+
+def origin(request: Request) -> dict[str, Any]:
+    """What the inbox remembers of who asks: whether that was the token that only asks."""
+    return {} if decides(request) else {ASKED: True}
 
 
 def field_problems(error: RequestError) -> list[FieldProblem]:

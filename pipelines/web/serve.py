@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from generators.base import ParameterError
 
 from ..home import Home
-from .access import TOKEN_VARIABLE, Access, given_token, kept_token
+from .access import ASK_TOKEN_VARIABLE, TOKEN_VARIABLE, Access, given_token, kept_token
 from .app import build_app
 from .settings import Settings
 
@@ -35,7 +35,8 @@ class Options:
     Attributes:
         host: to bind.
         port: to bind; 0 is any free one.
-        token_file: that holds the token.
+        token_file: that holds the owner's token.
+        ask_token_file: that holds the token which may only read and ask.
         hosts: further names the server is reached by.
         read_only: take no requests.
         approvals: let approvals be given here.
@@ -44,6 +45,7 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 8321
     token_file: Path | None = None
+    ask_token_file: Path | None = None
     hosts: tuple[str, ...] = ()
     read_only: bool = False
     approvals: bool = True
@@ -75,6 +77,7 @@ def serve(home: Home, options: Options, say: Callable[[str], None]) -> None:
     settings = Settings(
         home=home,
         access=Access(token),
+        asking=_asking(options, token),
         hosts=(*options.hosts, options.host.lower()),
         read_only=options.read_only,
         approvals=options.approvals,
@@ -86,6 +89,21 @@ def serve(home: Home, options: Options, say: Callable[[str], None]) -> None:
         say(f"Likeness at http://{_address(listener)}, its token is in {told}")
         _hear_failures()
         uvicorn.Server(configured(settings)).run(sockets=[listener])
+
+
+def _asking(options: Options, owners: str) -> Access | None:
+    """The access of those who may only read and ask, where a token for them is given.
+
+    Raises:
+        ParameterError: it is the owner's.
+    """
+    token = given_token(options.ask_token_file, ASK_TOKEN_VARIABLE)
+    if token == owners:
+        raise ParameterError(
+            "the token that only asks must not be the owner's, both are the same; make another "
+            "with: openssl rand -hex 32"
+        )
+    return Access(token, decides=False) if token else None
 
 
 def _check_lake(home: Home) -> None:

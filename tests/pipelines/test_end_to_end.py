@@ -272,8 +272,8 @@ def test_a_release_that_died_with_its_daemon_gives_its_place_back_and_is_tried_a
         if name in place.environment:
             monkeypatch.setenv(name, place.environment[name])
     launch = ("-m", "dagster", "job", "launch", "-j", "release_randhie", *LOCATION)
-    daemon = place.daemon()
     assert place.start("launch", *launch).wait(SECONDS) == 0
+    daemon = place.daemon()
     with dg.DagsterInstance.get() as instance:
 
         def holder() -> str | None:
