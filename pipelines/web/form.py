@@ -6,6 +6,7 @@ parts that change are replaced.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import math
 import re
@@ -30,15 +31,37 @@ OPERATORS = {
     "is missing": "is missing",
     "is not missing": "is not missing",
 }
+DESCRIBED = "-"
+"""Chosen instead of a dataset: columns that are described here, without real data."""
+DESCRIBED_KINDS = {
+    "id": ("Id", r"none, or a pattern: K-\d{6}"),
+    "integer": ("Whole number", "18 .. 90"),
+    "number": ("Number", "0.00 .. 500.00"),
+    "category": ("Category", "paid: 70, open: 30"),
+    "boolean": ("Yes or no", "% of yes"),
+    "date": ("Date", "2026-01-01 .. 2026-12-31"),
+    "datetime": ("Date and time", "2026-01-01 .. 2026-12-31"),
+    "text": ("Text", r"company, or a pattern: [A-Z]{2}\d{4}"),
+}
+"""Kinds of described columns: in words, and how their values are written."""
 SHARES = ("none", "balance", "quotas", "fairness")
 REPEATED = {
     "where": ("where_column", "where_op", "where_value"),
     "quota": ("quota_op", "quota_value", "quota_share"),
     "null": ("null_column", "null_share"),
+    "described": (
+        "described_name",
+        "described_kind",
+        "described_values",
+        "described_missing",
+    ),
 }
 """Groups of fields that may be there several times, and the fields of one of each."""
 _LISTS = ("fair_sensitive", "boundary", "unseen", "include")
+_TYPES = {"category": "string", "text": "string", "id": "string"}
+_WEIGHED = re.compile(r"(.+?)\s*[:=]\s*([0-9.]+)\s*%?")
 _ENDS = re.compile(r"\.\.|–|,|;|\band\b|\bto\b")
+_OF_SCHEMA = "spec.source.schema.columns."
 # Where a problem of the request is shown; the first that fits, the number is that of the row.
 _PLACES: tuple[tuple[str, str], ...] = (
     (r"metadata\.(name|owner|purpose|ticket)\b", r"\1"),
@@ -95,7 +118,7 @@ class Form:
     @classmethod
     def empty(cls, dataset: str) -> Form:
         """The form before anything is filled in."""
-        name = f"{dataset}-test"[:63] if dataset else ""
+        name = f"{dataset}-test"[:63] if dataset and dataset != DESCRIBED else ""
         fields = {"dataset": dataset, "name": name, "rows": "1000", "shares": "none", "csv": ""}
         return cls(fields, {name: [] for name in _LISTS}, {name: [] for name in REPEATED})
 
@@ -137,7 +160,7 @@ class Form:
         metadata = {name: self.get(name) for name in ("name", "owner", "purpose", "ticket")}
         days = self._number("expires", int)
         spec: dict[str, Any] = {
-            "source": {"dataset": self.get("dataset")},
+            "source": self._source(),
             "rows": self._number("rows", int),
             "seed": self._number("seed", int),
             "where": [self._condition("where", row) for row in self._filled("where")],
@@ -174,10 +197,89 @@ class Form:
         elif action == "drop" and re.fullmatch(r"[0-9]{1,4}", number) and int(number) < len(rows):
             del rows[int(number)]
 
+    @property
+    def described(self) -> bool:
+        """Whether columns are described here, instead of a dataset's."""
+        return self.get("dataset") == DESCRIBED
+
+    def described_columns(self) -> tuple[ColumnFacts, ...]:
+        """What a form may offer of the columns that are described in it."""
+        found = []
+        for row in self._filled("described"):
+            name, kind = row["described_name"].strip(), row["described_kind"] or "id"
+            given = self._declared(row)
+            facts = ColumnFacts(
+                name,
+                kind,
+                _TYPES.get(kind, kind),
+                values=tuple(given.get("categories", ())),
+                low=given.get("min"),
+                high=given.get("max"),
+            )
+            found.extend([facts] if name else [])
+        return tuple(found)
+
+    def _source(self) -> dict[str, Any]:
+        if not self.described:
+            return {"dataset": self.get("dataset")}
+        columns: dict[str, Any] = {}
+        for row in self._filled("described"):
+            name, place = row["described_name"].strip(), f"described-{row['number']}"
+            if not name:
+                self._fault(place, "a name is needed")
+            elif name in columns:
+                self._fault(place, f"there is another column {name}")
+            columns[name] = self._declared(row)
+        if not columns:
+            self._fault("described-0", "describe at least one column")
+        return {"schema": {"columns": columns}}
+
+    def _declared(self, row: dict[str, str]) -> dict[str, Any]:
+        """A described column, as a declaration has it."""
+        place, kind = f"described-{row['number']}", row["described_kind"] or "id"
+        column: dict[str, Any] = {"kind": kind}
+        if missing := self._as_number(place, row["described_missing"], float, 0.01):
+            column["null_share"] = missing
+        text = row["described_values"].strip()
+        if kind == "boolean":
+            share = self._as_number(place, text, float, 0.01)
+            return column if share is None else {**column, "true_share": share}
+        if kind == "category":
+            return {**column, "categories": self._categories(place, text)}
+        if kind in ("id", "text"):
+            way = "faker" if re.fullmatch(r"[a-z][a-z0-9_]*", text) else "pattern"
+            return {**column, way: text} if text else column
+        return column | self._range(place, kind, text)
+
+    def _categories(self, place: str, text: str) -> list[str] | dict[str, float]:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        weighed = [_WEIGHED.fullmatch(part) for part in parts]
+        if not any(weighed):
+            return parts
+        weights = {found[1]: _number(found[2]) for found in weighed if found}
+        if not all(weighed) or None in weights.values():
+            self._fault(place, "give each value its weight, or none: paid: 70, open: 30")
+        return {value: float(weight or 0) for value, weight in weights.items()}
+
+    def _range(self, place: str, kind: str, text: str) -> dict[str, Any]:
+        """Both ends; a number has as many decimals as they are written with."""
+        ends = [part.strip() for part in _ENDS.split(text) if part.strip()]
+        if len(ends) != 2:
+            self._fault(place, f"the range is needed: {DESCRIBED_KINDS[kind][1]}")
+            return {}
+        if kind not in ("integer", "number"):
+            return {"min": _moment(ends[0], kind), "max": _moment(ends[1], kind)}
+        low, high = (_number(end) for end in ends)
+        if low is None or high is None:
+            self._fault(place, "both ends are numbers")
+        decimals = max(len(end.partition(".")[2]) for end in ends)
+        return {"min": low, "max": high, **({"decimals": decimals} if kind == "number" else {})}
+
     def _filled(self, group: str) -> Iterator[dict[str, str]]:
         """The rows of a group that are not empty, each with its number on the page."""
         for number, row in enumerate(self.rows.get(group, [])):
-            if any(text.strip() for name, text in row.items() if not name.endswith("_op")):
+            chosen = ("_op", "_kind")
+            if any(text.strip() for name, text in row.items() if not name.endswith(chosen)):
                 yield {**row, "number": str(number)}
 
     def _condition(self, group: str, row: dict[str, str]) -> dict[str, Any]:
@@ -305,10 +407,20 @@ class Form:
         return value if kind is int else round(value * scale, 12)
 
     def _place(self, said: str) -> str:
+        if said.startswith(_OF_SCHEMA):
+            return self._place_of_column(said.removeprefix(_OF_SCHEMA))
         for pattern, place in _PLACES:
             if found := re.match(pattern, said):
                 return self._renumbered(found.expand(place))
         return ""
+
+    def _place_of_column(self, said: str) -> str:
+        """The row of the described column that a problem begins with; names may hold dots."""
+        for row in self._filled("described"):
+            name = row["described_name"].strip()
+            if said == name or said.startswith(f"{name}."):
+                return f"described-{row['number']}"
+        return "dataset"
 
     def _renumbered(self, place: str) -> str:
         """The row on the page of the n-th condition of the request: empty rows do not count."""
@@ -321,6 +433,14 @@ class Form:
 
     def _fault(self, place: str, message: str) -> None:
         self.faults.setdefault(place, message)
+
+
+def _moment(text: str, kind: str) -> dt.date | str:
+    """A day as such; what is none, and a moment with its time, is left to the request to read."""
+    try:
+        return dt.date.fromisoformat(text) if kind == "date" else text
+    except ValueError:
+        return text
 
 
 def _number(text: str) -> int | float | None:

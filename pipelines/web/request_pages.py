@@ -14,7 +14,7 @@ from ..publication.store import Lake
 from ..requests.inbox import Status
 from ..requests.model import RequestError
 from . import shelf
-from .form import OPERATORS, REPEATED, Form
+from .form import DESCRIBED, DESCRIBED_KINDS, OPERATORS, REPEATED, Form
 from .pages import checked_form
 from .problems import ProblemError
 from .render import page
@@ -92,7 +92,8 @@ def ask(request: Request, dataset: Annotated[str, Query(max_length=63)] = "") ->
     """The empty form, for a dataset where one is named."""
     writable(request)
     known = sources(settings_of(request).home.lake)
-    form = Form.empty(dataset if dataset in known else next(iter(known), ""))
+    chosen = dataset in known or dataset == DESCRIBED
+    form = Form.empty(dataset if chosen else next(iter(known), DESCRIBED))
     return _form_page(request, _informed(request, form), known)
 
 
@@ -185,6 +186,10 @@ async def _changing(request: Request, identity: str) -> Status:
 
 def _informed(request: Request, form: Form) -> Form:
     """The form with what the newest version of its dataset shows of its columns."""
+    if form.described:
+        form.columns = form.described_columns()
+        form.faults = {}
+        return form
     try:
         shown = shelf.version(settings_of(request).home.lake, form.get("dataset"))
         form.columns = tuple(
@@ -208,6 +213,7 @@ def _form_page(
         operators=OPERATORS,
         levels=_LEVELS,
         groups=REPEATED,
+        kinds=DESCRIBED_KINDS,
     )
 
 

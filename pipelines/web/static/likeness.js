@@ -57,7 +57,7 @@ if (form) {
     }
     const count = Object.keys(faults).length;
     const rows = form.elements.rows.value, dataset = form.elements.dataset.value;
-    const text = count ? `${count} thing${count === 1 ? "" : "s"} to mend` : `Ready: ${rows || "as many"} rows like ${dataset}`;
+    const text = count ? `${count} thing${count === 1 ? "" : "s"} to mend` : `Ready: ${rows || "as many"} rows ${dataset === "-" ? "of your columns" : `like ${dataset}`}`;
     const status = form.querySelector("[data-said]");
     if (status.textContent !== text) status.textContent = text;
     form.querySelector("[data-file]").hidden = !yaml;

@@ -26,6 +26,7 @@ PAGES = [
     "/datasets/people",
     "/requests",
     "/requests/new?dataset=people",
+    "/requests/new?dataset=-",
     "/lake/people/index.html",
 ]
 
@@ -145,6 +146,32 @@ def answer_slowly(desk: Site, identity: str) -> None:
         inbox.tell(identity, {"phase": "fit", "step": step, "total": 10, "remaining": 1.5})
         time.sleep(0.4)
     inbox.append(identity, 4, "PUBLISHED", versions=["people@3"], existing=True)
+
+
+def test_columns_are_described_where_there_is_no_data(view: Any, desk: Site) -> None:
+    view.goto("/requests/new?dataset=people")
+    assert view.locator("#where").count() == 1
+    view.get_by_label("Like which dataset").select_option("-")
+    view.wait_for_selector("#described-0")
+    assert view.locator("#where").count() == 0, "conditions are for what was learned"
+    view.get_by_label("Name of the answer").fill("described")
+    view.locator("[name=described_name]").fill("state")
+    view.locator("[name=described_kind]").select_option("category")
+    until(view, "document.querySelector('[name=described_values]').placeholder.includes('paid')")
+    view.locator("[name=described_values]").fill("paid: 70, open")
+    view.locator("[name=described_missing]").focus()
+    fault = view.locator("#described-0-fault")
+    fault.wait_for()
+    assert "its weight" in fault.inner_text()
+    view.locator("[name=described_values]").fill("paid: 70, open: 30")
+    fault.wait_for(state="hidden")
+    until(view, "document.querySelector('[data-said]').innerText.startsWith('Ready')")
+    assert view.locator("[data-said]").inner_text() == "Ready: 1000 rows of your columns"
+    view.get_by_role("button", name="Ask for it").click()
+    view.wait_for_url("**/requests/2*")
+    asked = Inbox(desk.home).request(view.url.rpartition("/")[2]).spec.source.declared
+    assert asked is not None
+    assert asked.columns["state"].categories == {"paid": 70, "open": 30}
 
 
 def test_a_request_is_made_by_keyboard_alone_and_followed_to_its_answer(

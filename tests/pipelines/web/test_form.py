@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -236,3 +238,71 @@ def test_whatever_is_sent_is_a_request_or_has_faults(pairs: list[tuple[str, str]
     assert (asked is None) == bool(form.faults)
     if asked is not None:
         assert parse_request(asked.to_yaml()) == asked
+
+
+def described(**columns: tuple[str, str, str]) -> list[tuple[str, str]]:
+    """What a browser sends of columns that are described: of each, its kind, values and gaps."""
+    pairs = [("dataset", "-"), ("name", "made"), ("rows", "50")]
+    for name, (kind, values, missing) in columns.items():
+        pairs += [("described_name", name.replace("_", " ")), ("described_kind", kind)]
+        pairs += [("described_values", values), ("described_missing", missing)]
+    return pairs
+
+
+def test_columns_can_be_described_where_there_is_no_data() -> None:
+    form = Form.of_pairs(
+        described(
+            id=("id", "", ""),
+            code=("text", r"[A-Z]{2}\d{3}", ""),
+            firm=("text", "company", ""),
+            age=("integer", "18 to 90", "5"),
+            pay=("number", "0.00 .. 500", ""),
+            state=("category", "paid: 70, still open: 30", ""),
+            size=("category", "s, m, l", ""),
+            member=("boolean", "20 %", ""),
+            joined=("date", "2026-01-01 .. 2026-12-31", ""),
+        )
+    )
+    request = form.parse()
+    assert request is not None, form.faults
+    declared = request.spec.source.declared
+    assert declared is not None
+    told = {
+        name: column.model_dump(exclude_defaults=True) for name, column in declared.columns.items()
+    }
+    assert told == {
+        "id": {"kind": "id"},
+        "code": {"kind": "text", "pattern": r"[A-Z]{2}\d{3}"},
+        "firm": {"kind": "text", "faker": "company"},
+        "age": {"kind": "integer", "min": 18, "max": 90, "null_share": 0.05},
+        "pay": {"kind": "number", "min": 0, "max": 500, "decimals": 2},
+        "state": {"kind": "category", "categories": {"paid": 70, "still open": 30}},
+        "size": {"kind": "category", "categories": ("s", "m", "l")},
+        "member": {"kind": "boolean", "true_share": 0.2},
+        "joined": {
+            "kind": "date",
+            "min": dt.date(2026, 1, 1),
+            "max": dt.date(2026, 12, 31),
+        },
+    }
+
+
+def test_what_is_wrong_with_a_described_column_is_told_at_its_row() -> None:
+    form = Form.of_pairs(
+        described(
+            first=("integer", "18", ""),
+            a_dot_in=("category", "", ""),
+            state=("category", "paid: 70, open", ""),
+            text=("text", "", ""),
+            many=("number", "9 .. 1", ""),
+        )
+    )
+    assert form.parse() is None
+    assert set(form.faults) == {f"described-{number}" for number in range(5)}
+    assert "18 .. 90" in form.faults["described-0"]
+    empty = Form.of_pairs(described())
+    assert empty.parse() is None
+    assert empty.faults["described-0"] == "describe at least one column"
+    twice = Form.of_pairs([*described(x=("id", "", "")), *described(x=("id", "", ""))[3:]])
+    assert twice.parse() is None
+    assert "another column x" in twice.faults["described-1"]
