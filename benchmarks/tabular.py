@@ -84,7 +84,7 @@ def main() -> None:
         return
     wanted = models(options)
     table = randhie() if options.train is None else read_table(options)
-    real = floor(table, options.seed)
+    real = floor(table, options.seed, options.xgboost)
     record(options, table, REAL, real)
     print_row("", real, header=True)
     print_row(REAL, real)
@@ -149,7 +149,23 @@ def measure(family: str, seed: int, table: Table, options: argparse.Namespace) -
             raise SystemExit(f"{family} must fit and sample, it ended with\n{done.stderr[-2000:]}")
         cost = json.loads((folder / "cost.json").read_text())
         synthetic = pd.read_parquet(folder / "synthetic.parquet")
-    return {**cost, **score(table, synthetic.astype(table.train.dtypes), seed)}
+    synthetic = synthetic.astype(table.train.dtypes)
+    return {**cost, **score(table, synthetic, seed), **xgboost(table, synthetic, options.xgboost)}
+
+
+def xgboost(table: Table, synthetic: pd.DataFrame, judge: str | None) -> Figures:
+    """The papers' detection score against holdout and train; ``judge`` is a Python with XGBoost."""
+    if judge is None:
+        return {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sides = {"train": table.train, "test": table.test, "synthetic": synthetic}
+        for side, frame in sides.items():
+            frame.to_parquet(folder / f"{side}.parquet", index=False)
+        peer = Path(__file__).parent / "peers" / "xgboost_detection.py"
+        subprocess.run([judge, str(peer), name], check=True)
+        figures: Figures = json.loads((folder / "xgboost.json").read_text())
+    return figures
 
 
 def child(folder: Path, family: str, seed: int, parameters: dict[str, object]) -> Generator:
@@ -180,12 +196,12 @@ def _peak_megabytes() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def floor(table: Table, seed: int) -> Figures:
+def floor(table: Table, seed: int, judge: str | None = None) -> Figures:
     """The same figures for fresh real rows: one half of the test file is judged by the other."""
     shuffled = table.test.sample(frac=1, random_state=seed)
     half = len(shuffled) // 2
     rest = Table(train=table.train, test=shuffled[half:], schema=table.schema)
-    real = score(rest, shuffled[:half], seed)
+    real = {**score(rest, shuffled[:half], seed), **xgboost(rest, shuffled[:half], judge)}
     everyone = Table(train=table.train, test=table.test, schema=table.schema)
     cost = {"fit s": 0.0, "sample s": 0.0, "cpu s": 0.0, "memory MB": 0.0}
     return {**cost, **real, "TSTR": utility(everyone, table.train, seed)}
@@ -389,7 +405,7 @@ def numbers(frame: pd.DataFrame, schema: TableSchema) -> tuple[np.ndarray, np.nd
 
 SHOWN = (
     *("fit s", "sample s", "cpu s", "memory MB", "shape %", "trend %", "wNMI"),
-    *("C2ST", "TSTR", "copy excess", "MIA AUC", "MIA TPR@1%"),
+    *("C2ST", "XGB-C2ST", "TSTR", "copy excess", "MIA AUC", "MIA TPR@1%"),
 )
 
 
@@ -585,6 +601,7 @@ def _options() -> argparse.Namespace:
         help="comma-separated names, or the groups ours, sdv, all",
     )
     parser.add_argument("--mostlyai", help=f"a Python that has {MOSTLYAI}")
+    parser.add_argument("--xgboost", help="a Python that has xgboost and sdmetrics: XGB-C2ST too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1, help="models with different seeds")
     parser.add_argument("--set", type=json.loads, default={}, help="parameters as JSON")
