@@ -5,13 +5,13 @@
 
 Every generator learns the train rows and samples as many, in a process of its own that has the
 machine to itself; a peer that cannot be installed beside us runs in an environment of its own
-(``--mostlyai PYTHON``). Measured are seconds and memory; the error of columns and of pairs
-(SDMetrics' QualityReport without its thresholds and without subsampling) and of the normalised
-mutual information; how well boosted trees tell synthetic from holdout rows, how well they learn
-the target from synthetic rows, how many rows are copied more than from the holdout, and a
-membership attack, with 95 % intervals. The first line is the same for fresh real rows. The result
-goes to ``benchmarks/results/`` with machine, versions, commit and command, a table in Markdown and
-a picture of fidelity against time.
+(``--mostlyai PYTHON``, ``--dpmm PYTHON``). Measured are seconds and memory; the error of columns
+and of pairs (SDMetrics' QualityReport without its thresholds and without subsampling) and of the
+normalised mutual information; how well boosted trees tell synthetic from holdout rows (with
+``--xgboost PYTHON`` also the papers' XGB-C2ST), how well they learn the target from synthetic rows,
+how many rows are copied more than from the holdout, and a membership attack, with 95 % intervals.
+The first line is the same for fresh real rows. The result goes to ``benchmarks/results/`` with
+machine, versions, commit and command, a table in Markdown and a picture of fidelity against time.
 
 A run that measures some models only replaces their lines and leaves the others; every line keeps
 the circumstances of its own run: when, commit, machine, threads, load, command. The result is
@@ -50,6 +50,7 @@ from sklearn.neighbors import NearestNeighbors
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from generators import GENERATORS, Generator, TableSchema
+from generators.base import Private
 from generators.schema import schema_from_json
 from validators.charts import LIGHT
 from validators.statistics import auc_with_interval, two_proportion_difference, wilson
@@ -58,7 +59,12 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 VERSIONS = ("numpy", "pandas", "scikit-learn", "scipy", "sdmetrics", "sdv", "torch")
 DEFAULT_MODELS = "independent,forest,autoregressive"
-MOSTLYAI = "mostlyai-engine"
+# Peers in environments of their own: the script, and the option that names their Python.
+PEERS = {
+    "mostlyai-engine": ("mostlyai_engine.py", "mostlyai"),
+    "dpmm-mst": ("dpmm_private.py", "dpmm"),
+    "dpmm-aim": ("dpmm_private.py", "dpmm"),
+}
 MAX_CATEGORIES = 255  # of HistGradientBoosting
 _NMI_BINS = 16
 
@@ -110,7 +116,7 @@ def models(options: argparse.Namespace) -> list[str]:
     unknown = [name for name in named if name not in tables]
     if unknown:
         raise SystemExit(f"models must be of {', '.join([*groups, *tables])}; got {unknown}")
-    named += [MOSTLYAI] if options.mostlyai else []
+    named += [name for name, (_, option) in PEERS.items() if getattr(options, option)]
     return list(dict.fromkeys(named))
 
 
@@ -141,9 +147,10 @@ def measure(family: str, seed: int, table: Table, options: argparse.Namespace) -
         (folder / "schema.json").write_text(table.schema.to_json())
         command = [sys.executable, __file__, "--set", json.dumps(options.set)]
         command += ["--child", name, family, str(seed)]
-        if family == MOSTLYAI:
-            peer = Path(__file__).parent / "peers" / "mostlyai_engine.py"
-            command = [options.mostlyai, str(peer), name, str(seed)]
+        if family in PEERS:
+            script, option = PEERS[family]
+            peer = Path(__file__).parent / "peers" / script
+            command = [getattr(options, option), str(peer), name, str(seed), family]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(f"{family} must fit and sample, it ended with\n{done.stderr[-2000:]}")
@@ -173,6 +180,8 @@ def child(folder: Path, family: str, seed: int, parameters: dict[str, object]) -
     train = pd.read_parquet(folder / "train.parquet")
     schema = schema_from_json((folder / "schema.json").read_text())
     generator = GENERATORS[family].from_parameters({**parameters, "seed": seed})
+    if isinstance(generator, Private):
+        generator.noise_key = b"public, so that the benchmark can be repeated"
     begin, busy = time.perf_counter(), time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peers warn about their own habits
@@ -551,7 +560,7 @@ def picture(families: dict[str, list[Figures]]) -> str:
         )
     dots = [(family, *place(seconds, auc)) for family, seconds, auc in points]
     for family, x, y in dots:
-        ours = not family.startswith(("sdv-", MOSTLYAI))
+        ours = not family.startswith(("sdv-", *PEERS))
         fill = LIGHT.real if ours else LIGHT.synthetic
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}"/>')
     for family, x, y in _names(dots):
@@ -600,7 +609,8 @@ def _options() -> argparse.Namespace:
         default=DEFAULT_MODELS,
         help="comma-separated names, or the groups ours, sdv, all",
     )
-    parser.add_argument("--mostlyai", help=f"a Python that has {MOSTLYAI}")
+    parser.add_argument("--mostlyai", help="a Python that has mostlyai-engine")
+    parser.add_argument("--dpmm", help="a Python that has dpmm")
     parser.add_argument("--xgboost", help="a Python that has xgboost and sdmetrics: XGB-C2ST too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1, help="models with different seeds")

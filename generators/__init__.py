@@ -24,6 +24,7 @@ GENERATORS: Registry[Generator] = Registry(
         "image-vae": "generators.image.vae:ImageVAE",
         "independent": "generators.tabular.independent:Independent",
         "mixture": "generators.tabular.mixture:Mixture",
+        "mst": "generators.tabular.mst:MST",
         "pixel-autoregressive": "generators.image.autoregressive:PixelAutoregressive",
         "rbm": "generators.image.rbm:RBM",
         "rows-then-images": "generators.image.rows_then_images:RowsThenImages",

@@ -20,14 +20,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import hmac
 import importlib
+import json
+import secrets
 import types
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -428,6 +431,56 @@ class Density(ABC):
         Raises:
             NotFittedError: before ``fit`` or ``load``.
         """
+
+
+class Privacy(NamedTuple):
+    """An (ε, δ)-guarantee for one training row (Dwork, Roth 2014).
+
+    With another row instead of it, the odds of whatever is seen of the model change by a factor of
+    e^ε at most, but for a probability of δ. What is public from the start, names, kinds, levels and
+    bounds of the columns and the number of rows, is no part of it.
+    """
+
+    epsilon: float
+    delta: float
+
+    @property
+    def sentence(self) -> str:
+        """For those who get the rows."""
+        return (
+            f"The training is differentially private with ε = {self.epsilon:g} and δ = "
+            f"{self.delta:g} for each training row, by construction. Names, levels and bounds of "
+            "the columns and the number of rows count as public, what was measured beside real "
+            "rows is not covered, and the ε of several trainings add up."
+        )
+
+
+class Private(Generator):
+    """A table family whose training is differentially private.
+
+    The noise of a training is a function of ``noise_key``, the data, the schema and the
+    parameters. So a training can be repeated by who has them, and two trainings of other data,
+    seeds or parameters have noise that is independent: each costs its ε, and the costs add up.
+
+    Attributes:
+        noise_key: as secret as the data, for who knows it can take the noise away; None lets the
+            operating system make one, and no training is like another.
+    """
+
+    noise_key: bytes | None = None
+
+    @property
+    @abstractmethod
+    def privacy(self) -> Privacy:
+        """What the training guarantees."""
+
+    def _noise(self, data: pd.DataFrame) -> bytes:
+        """The key of the noise in the training of ``data``."""
+        if self.noise_key is None:
+            return secrets.token_bytes(32)
+        rows = pd.util.hash_pandas_object(data, index=False).to_numpy().tobytes()
+        told = [self.name, json.dumps(self.parameters()), self.schema_.to_json(), ""]
+        return hmac.digest(self.noise_key, "\x1f".join(told).encode() + rows, "sha256")
 
 
 class ExampleLoss(ABC):

@@ -75,15 +75,9 @@ class ColumnCodec:
         missing = bool(series.isna().any())
         if column.discrete:
             codec = cls(column, column.levels, missing or not column.levels, continuous=False)
-            codec._require_known(series)
+            codec.require_known(series)
             return codec
-        numbers = to_numbers(series)
-        infinite = int(np.isinf(numbers).sum())
-        if infinite:
-            raise DataError(
-                f"values must be finite or missing, but column {column.name!r} has {infinite} "
-                "infinite ones; replace them"
-            )
+        numbers = finite_numbers(series, column)
         numbers = numbers[np.isfinite(numbers)]
         values, counts = np.unique(numbers, return_counts=True)
         if len(values) == 0:
@@ -172,7 +166,8 @@ class ColumnCodec:
         column = Column(**{**raw["column"], "levels": tuple(raw["column"]["levels"])})
         return cls(column, tuple(raw["levels"]), raw["missing"], raw["continuous"])
 
-    def _require_known(self, series: pd.Series) -> None:
+    def require_known(self, series: pd.Series) -> None:
+        """Raise SchemaError where a value is none of the levels."""
         unknown = int(((self._encode_levels(series) == -1) & series.notna().to_numpy()).sum())
         if unknown:
             raise SchemaError(
@@ -333,6 +328,22 @@ def surrogate(column: Column, n: int, first_row: int) -> pd.Series:
     width = 9
     texts = [f"{column.name}-{number:0{width}d}" for number in numbers]
     return cast_series(pd.Series(texts, dtype=object), column)
+
+
+def finite_numbers(series: pd.Series, column: Column) -> np.ndarray:
+    """``schema.to_numbers`` of a column; NaN is missing.
+
+    Raises:
+        DataError: a value is infinite.
+    """
+    numbers = to_numbers(series)
+    infinite = int(np.isinf(numbers).sum())
+    if infinite:
+        raise DataError(
+            f"values must be finite or missing, but column {column.name!r} has {infinite} "
+            "infinite ones; replace them"
+        )
+    return numbers
 
 
 def from_numbers(numbers: np.ndarray, column: Column) -> pd.Series:

@@ -27,6 +27,7 @@ from generators.base import (
     Generator,
     OnProgress,
     ParameterError,
+    Private,
     Progress,
     Resumable,
     derive_seed,
@@ -788,7 +789,10 @@ def new_generator(release: Release) -> Generator:
         ParameterError: it has no such hyper-parameter.
     """
     parameters = {"seed": release.spec.seed, **release.spec.generator.parameters}
-    return GENERATORS[release.generator].from_parameters(parameters)
+    generator = GENERATORS[release.generator].from_parameters(parameters)
+    if isinstance(generator, Private):
+        generator.noise_key = release.home.secret
+    return generator
 
 
 def contract_of(spec: DatasetSpec) -> Contract:

@@ -17,6 +17,7 @@ import scipy.sparse
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from generators.base import OnProgress, ParameterError, Progress
+from generators.encoding import EncodedTable
 from generators.tabular.graphical import GraphicalModel
 from generators.tabular.messages import Branching
 
@@ -45,7 +46,12 @@ class BayesianNetwork(GraphicalModel):
         if self.smoothing <= 0:
             raise ParameterError(f"smoothing must be above 0, got {self.smoothing}; try 1")
 
-    def _branching(self, states: np.ndarray, progress: OnProgress) -> Branching:
+    def _branching(
+        self,
+        encoded: EncodedTable,  # noqa: ARG002 - the cells say it all
+        states: np.ndarray,
+        progress: OnProgress,
+    ) -> Branching:
         begin = time.perf_counter()
         pairs = PairCounts.of(states, self.cells_.sizes)
         progress(Progress("fit", 1, 2, time.perf_counter() - begin))

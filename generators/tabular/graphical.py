@@ -24,14 +24,16 @@ class GraphicalModel(CellModel, Density):
     """A table family that is a tree of discrete variables; a family implements ``_branching``."""
 
     @abstractmethod
-    def _branching(self, states: np.ndarray, progress: OnProgress) -> Branching:
-        """The model of these cells (int64, (N, D)), whose sizes are ``cells_.sizes``.
+    def _branching(
+        self, encoded: EncodedTable, states: np.ndarray, progress: OnProgress
+    ) -> Branching:
+        """The model of the rows ``encoded``, whose cells are ``states`` (int64, (N, D)).
 
         Its last D variables are the columns, those before them are hidden.
         """
 
-    def _learn(self, encoded: EncodedTable, states: np.ndarray, progress: OnProgress) -> None:  # noqa: ARG002
-        self.branching_ = self._branching(states, progress)
+    def _learn(self, encoded: EncodedTable, states: np.ndarray, progress: OnProgress) -> None:
+        self.branching_ = self._branching(encoded, states, progress)
 
     @property
     def _hidden(self) -> int:

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from generators.base import OnProgress, ParameterError, derive_seed
+from generators.encoding import EncodedTable
 from generators.tabular.bayesian_network import PairCounts, one_hot, spanning_tree
 from generators.tabular.messages import Branching
 from generators.tabular.stepwise import SEEDS, HiddenStates, StepwiseEM
@@ -43,7 +44,12 @@ class HiddenTree(HiddenStates):
         if self.states < 1:
             raise ParameterError(f"states must be at least 1, got {self.states}; raise it")
 
-    def _branching(self, states: np.ndarray, progress: OnProgress) -> Branching:
+    def _branching(
+        self,
+        encoded: EncodedTable,  # noqa: ARG002 - the cells say it all
+        states: np.ndarray,
+        progress: OnProgress,
+    ) -> Branching:
         sizes = self.cells_.sizes
         order, parent = spanning_tree(PairCounts.of(states, sizes).information())
         em = _TreeOfStates(states, sizes, (order, parent), self)

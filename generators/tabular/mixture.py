@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from generators.base import OnProgress, ParameterError, derive_seed
+from generators.encoding import EncodedTable
 from generators.tabular.bayesian_network import one_hot
 from generators.tabular.messages import Branching
 from generators.tabular.stepwise import SEEDS, HiddenStates, StepwiseEM
@@ -41,7 +42,12 @@ class Mixture(HiddenStates):
         if self.classes < 1:
             raise ParameterError(f"classes must be at least 1, got {self.classes}; raise it")
 
-    def _branching(self, states: np.ndarray, progress: OnProgress) -> Branching:
+    def _branching(
+        self,
+        encoded: EncodedTable,  # noqa: ARG002 - the cells say it all
+        states: np.ndarray,
+        progress: OnProgress,
+    ) -> Branching:
         em = _LatentClasses(states, self.cells_.sizes, self)
         self.loss_history_ = em.run(self.epochs, progress)
         prior, tables = em.parameters()

@@ -1,0 +1,187 @@
+"""The private tree: what it keeps, that noise is there, and that it cannot be taken away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from generators import GENERATORS, TableSchema
+from generators.base import DataError, ParameterError, SchemaError
+from generators.mechanisms import RandomBits, rho_of
+from generators.schema import Column
+from generators.tabular.mst import MST, agreeing, on_simplex
+from generators.tabular.noisy_columns import independent_rows
+
+KEY = b"of these tests"
+
+
+def table(rows: int = 4000, seed: int = 0) -> pd.DataFrame:
+    """A chain of three columns, a spike, a date and one that hangs on nothing."""
+    rng = np.random.default_rng(seed)
+    first = rng.choice(["a", "b", "c"], rows, p=[0.6, 0.3, 0.1])
+    likes = rng.random(rows) < np.where(first == "a", 0.9, 0.2)
+    pay = np.where(rng.random(rows) < 0.5, 0, rng.integers(100, 10_000, rows))
+    return pd.DataFrame(
+        {
+            "first": first,
+            "likes": np.where(likes, "yes", "no"),
+            "spend": np.round(rng.normal(np.where(likes, 50, 10), 5), 2),
+            "pay": pay,
+            "day": pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 300, rows), "D"),
+            "alone": np.where(rng.random(rows) < 0.2, np.nan, rng.normal(size=rows)),
+        }
+    )
+
+
+def private(**parameters: Any) -> MST:
+    model = MST(**parameters)
+    model.noise_key = KEY
+    return model
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    return table()
+
+
+@pytest.fixture(scope="module")
+def schema(frame: pd.DataFrame) -> TableSchema:
+    return TableSchema.infer(frame)
+
+
+def test_a_generous_budget_gives_the_table_back(frame: pd.DataFrame, schema: TableSchema) -> None:
+    made = private(epsilon=1000.0).fit(frame, schema).sample(4000, seed=1)
+    assert abs((made["pay"] == 0).mean() - (frame["pay"] == 0).mean()) < 0.02
+    assert abs(made["alone"].isna().mean() - 0.2) < 0.02
+    for one, other in (("first", "likes"), ("likes", "first")):
+        real, found = (pd.crosstab(f[one], f[other], normalize=True) for f in (frame, made))
+        assert (real - found).abs().to_numpy().sum() / 2 < 0.03
+    spend = made.groupby("likes")["spend"].mean()
+    assert spend["yes"] - spend["no"] > 30
+    assert abs(made["day"].astype("int64").mean() / frame["day"].astype("int64").mean() - 1) < 1e-3
+
+
+def test_a_smaller_budget_costs_fidelity(frame: pd.DataFrame, schema: TableSchema) -> None:
+    real = pd.crosstab(frame["first"], frame["likes"], normalize=True)
+
+    def error(epsilon: float) -> float:
+        found = []
+        for seed in range(2):
+            made = private(epsilon=epsilon, seed=seed).fit(frame, schema).sample(4000, seed=1)
+            both = pd.crosstab(made["first"], made["likes"], normalize=True)
+            off = both.reindex(index=real.index, columns=real.columns, fill_value=0) - real
+            found.append(off.abs().to_numpy().sum() / 2)
+        return float(np.mean(found))
+
+    assert error(100.0) < 0.03 < error(0.01)
+
+
+def test_noise_hangs_on_the_key_the_data_and_the_parameters(
+    frame: pd.DataFrame, schema: TableSchema
+) -> None:
+    def tables(model: MST, data: pd.DataFrame) -> np.ndarray:
+        return np.concatenate([t.ravel() for t in model.fit(data, schema).branching_.tables])
+
+    once = tables(private(), frame)
+    assert np.array_equal(once, tables(private(), frame))
+    other_key = MST()
+    other_key.noise_key = b"another"
+    assert not np.array_equal(once, tables(other_key, frame))
+    assert not np.array_equal(once, tables(private(seed=1), frame))
+    assert not np.array_equal(once, tables(private(epsilon=1.001), frame))
+    # The same noise on two tables that differ by a row would give that row away.
+    changed = frame.copy()
+    changed.loc[0, "first"] = "b" if changed.loc[0, "first"] == "a" else "a"
+    assert not np.array_equal(once, tables(private(), changed))
+    assert not np.array_equal(tables(MST(), frame), tables(MST(), frame))
+
+
+def test_one_row_does_not_show(frame: pd.DataFrame, schema: TableSchema) -> None:
+    """The odds of any outcome with and without a row stay within e^ε, but for δ.
+
+    The row is the only one of its category, and the outcome that the category is there: for noise
+    half as large as it must be, or none, it would be.
+    """
+    epsilon, fits = 1.0, 600
+    rare = Column("first", "categorical", "object", levels=("a", "b", "c", "rare"))
+    schema, rho = TableSchema((rare,)), rho_of(epsilon, 1e-6)
+    without = frame[["first"]].iloc[:60].reset_index(drop=True)
+    with_row = without.copy()
+    with_row.loc[0, "first"] = "rare"
+    bits = RandomBits(KEY, "columns")
+    seen = []
+    for data in (without, with_row):
+        made = (independent_rows(data, schema, rho, bits)["first"] for _ in range(fits))
+        seen.append(np.mean([bool((each == "rare").any()) for each in made]))
+    low, high = sorted(seen)
+    spare = 3 * np.sqrt(high * (1 - high) / fits)
+    assert high - spare <= np.exp(epsilon) * low + 1e-6
+    assert 0 < low < 1
+
+
+def test_nothing_but_noisy_counts_of_a_column_is_known(frame: pd.DataFrame) -> None:
+    """Rows that stand for the columns have its values, but not their order or their pairs."""
+    schema = TableSchema.infer(frame)
+    rows = independent_rows(frame, schema, 1e6, RandomBits(KEY, "columns"))
+    assert abs((rows["pay"] == 0).mean() - (frame["pay"] == 0).mean()) < 0.01
+    assert rows["day"].dtype == frame["day"].dtype
+    for name in ("spend", "alone", "pay"):
+        real, made = (np.sort(f[name].dropna().to_numpy()) for f in (frame, rows))
+        at = np.linspace(0.01, 0.99, 50)
+        far = np.abs(np.quantile(real, at) - np.quantile(made, at)).max()
+        assert far < 0.03 * (real[-1] - real[0])
+
+
+def test_what_is_unknown_to_the_schema_is_refused(frame: pd.DataFrame, schema: TableSchema) -> None:
+    with pytest.raises(SchemaError, match="levels"):
+        private().fit(frame.assign(first="zebra"), schema)
+    with pytest.raises(DataError, match="finite"):
+        private().fit(frame.assign(spend=np.inf), schema)
+
+
+def test_hostile_tables() -> None:
+    rows = 30
+    odd = pd.DataFrame(
+        {
+            "constant": np.ones(rows),
+            "nothing": np.full(rows, np.nan),
+            "one": ["x"] * rows,
+            "huge": np.linspace(-1e300, 1e300, rows),
+            "tiny": np.linspace(0, 1e-12, rows),
+        }
+    )
+    made = private(epsilon=0.01).fit(odd, TableSchema.infer(odd)).sample(50, seed=0)
+    assert (made["constant"] == 1).all()
+    assert made["nothing"].isna().all()
+    assert np.isfinite(made["huge"]).all()
+    assert made["tiny"].between(0, 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"epsilon": 0.0}, {"epsilon": -1.0}, {"delta": 0.0}, {"delta": 1.0}]
+)
+def test_a_budget_must_be_one(parameters: dict[str, float]) -> None:
+    with pytest.raises(ParameterError, match=next(iter(parameters))):
+        GENERATORS["mst"].from_parameters(parameters)
+
+
+def test_the_guarantee_is_told(frame: pd.DataFrame, schema: TableSchema) -> None:
+    model = private(epsilon=2.0, delta=1e-7).fit(frame, schema)
+    assert "ε = 2 and δ = 1e-07" in model.training_notes_[0]
+    assert "key" not in "".join(model._state()[0])
+
+
+def test_the_nearest_table_of_a_sum() -> None:
+    assert np.allclose(on_simplex(np.array([[3.0, 1.0], [-2.0, 0.0]]), 2.0), [[2, 0], [0, 0]])
+    assert np.allclose(on_simplex(np.array([1.0, 1.0]), 4.0), [2, 2])
+
+
+def test_a_table_agrees_with_its_columns() -> None:
+    rng = np.random.default_rng(0)
+    left, right = np.array([10.0, 0.0, 30.0]), np.array([25.0, 15.0])
+    table = agreeing(rng.random((3, 2)) * 10, left, right)
+    assert np.allclose(table.sum(axis=1), left, atol=1e-3)
+    assert np.allclose(table.sum(axis=0), right, atol=1e-3)
