@@ -28,7 +28,7 @@ from generators.schema import to_numbers
 TINY: dict[str, dict[str, Any]] = {
     name: {"epochs": 2}
     for name in ("autoregressive", "ctgan", "table-diffusion", "table-flow", "table-rbm", "tvae")
-}
+} | {"mst": {"epsilon": 100.0}}
 FAMILIES = [name for name in GENERATORS if issubclass(GENERATORS[name], Conditional)]
 # Of every kind of column; each leaves rows of the toy table.
 WHERE = [
