@@ -20,7 +20,6 @@ _VALIDATION_ROWS = (100, 20_000)
 # Fewer rows than this are all learned from, with nothing held out to stop by.
 _STOPPABLE_ROWS = 400
 _EVALUATIONS = 24
-_PATIENCE = 6
 _CLIP = 1.0
 _EMA_HALF_LIFE = 500.0
 _EMA_RAMP_UP = 0.1
@@ -59,7 +58,10 @@ class HeldOutDescent(ABC, Generic[N]):
         rows, held_out: those to learn from, and those to stop by.
         batch: rows per step.
         random: decides all draws.
+        patience: of 24 evaluations, how many may pass without a better one.
     """
+
+    patience: ClassVar[int] = 6
 
     def __init__(self, network: N, rows: torch.Tensor, settings: Settings, total: int) -> None:
         self.network, self.settings, self.total, self.device = network, settings, total, rows.device
@@ -118,7 +120,7 @@ class HeldOutDescent(ABC, Generic[N]):
 
     def enough(self) -> bool:
         """Whether the held-out likelihood has not risen for long."""
-        return self.best.waited >= _PATIENCE and len(self.held_out) > 0
+        return self.best.waited >= self.patience and len(self.held_out) > 0
 
     def result(self) -> N:
         """The best average, on the CPU."""

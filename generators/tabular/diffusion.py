@@ -1,11 +1,11 @@
 """Diffusion for tables: masks over tokens, Gaussian noise over what tokens leave open.
 
 The forward process of a token (a category, an atom, a missing value, a coarse cell of a number)
-masks it at a random time (absorbing diffusion in continuous time: Sahoo et al. 2024, "MDLM", arXiv
-2406.07524); a number's place within its cell, as a normal variable, gets Gaussian noise (EDM,
-Karras et al. 2022, arXiv 2206.00364). The two together are the mixed diffusion of TabDDPM (arXiv
-2209.15421) and TabDiff (arXiv 2410.20626), the cascade from cells to numbers is that of TabCascade
-(arXiv 2601.22816): a number's law may have any shape, for the cells carry it, and conditions on
+masks it at a random time (absorbing diffusion in continuous time: Sahoo et al. 2024, "MDLM",
+arXiv 2406.07524); a number's place within its cell, as a normal variable, gets Gaussian noise (EDM,
+Karras et al. 2022, arXiv 2206.00364). The two together are the mixed diffusion of TabDDPM
+(arXiv 2209.15421) and TabDiff (arXiv 2410.20626), the cascade from cells to numbers is that of
+TabCascade (arXiv 2601.22816): a number's law may have any shape, for the cells carry it, and conditions on
 ranges are as exact as those on categories.
 
 One denoiser sees any set of cells clean and gives the law of the others, so it samples, completes
@@ -42,7 +42,7 @@ from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
 from generators.image.edm import SIGMA_DATA, ipndm, noise_levels, precondition
 from generators.schema import TableSchema
-from generators.tabular.held_out import HeldOutTraining, Pace, held_out
+from generators.tabular.descent import HeldOutDescent, RowNetwork
 from generators.tabular.independent import learnable
 from generators.tabular.neural import check_positive
 from generators.tabular.resampling import systematic
@@ -69,14 +69,19 @@ _MICRO_BATCH = 256
 # Numbers that stand for a whole row, about at most: the work of a step grows with the columns times
 # these.
 _EMBEDDINGS = 1024
-_CLIP = 1.0
 # Candidates for each row under several conditions (sampling importance resampling, Rubin 1987).
 _POOL = 8
 # Conditions less likely than this have no support.
 _NO_SUPPORT = 1e-7
-# Of the normal variable that is a place in a cell.
+# Of the waves by which a network sees a normal variable: the place in a cell, and the rank of a
+# token among those of its column.
 _FREQUENCIES = (1.0, 2.0, 4.0, 8.0)
 _FEATURES = 3 + 2 * len(_FREQUENCIES)
+# Tokens of a column whose order is worth knowing.
+_LEAST_ORDERED = 6
+# What is left of the embedding of their own with which such tokens start.
+_OWN = 0.2
+_WAVES = 1 + 2 * len(_FREQUENCIES)
 _EDGE = 1e-4
 # So much noise leaves nothing: the level of a place that is not known, or that no cell has.
 _UNKNOWN = 1e4
@@ -118,30 +123,42 @@ class Places:
         variance = (1.0 - share).unsqueeze(-1)
         scaled = (share.sqrt() * self.x / SIGMA_DATA).unsqueeze(-1)
         waves = torch.tensor(_FREQUENCIES, device=mean.device)
-        faded = torch.exp(-0.5 * waves**2 * variance)
+        faded = torch.exp(-0.5 * waves**2 * variance) / waves
         parts = [mean, scaled, variance.sqrt()]
         parts += [faded * (waves * mean).cos(), faded * (waves * mean).sin()]
         return torch.cat(parts, dim=-1).flatten(1)
 
 
-class Denoiser(nn.Module):
+class Denoiser(RowNetwork):
     """What all cells of a row tell about each of them.
 
     Each sub-column has a perceptron of its own: what is seen of the whole row -> ``width`` ->
     ``width`` (residual) -> logits of its tokens, and the denoised place where it has cells. The
     head starts at zero and its bias at the marginal, so the model starts as independent columns.
 
+    Where tokens have an order, a part of what stands for them and of their head is a smooth
+    function of their rank, so that a token of few rows learns from its neighbours. After training
+    ``fold`` makes it part of the rest.
+
     Args:
         sizes: number of tokens of each sub-column.
         numbers: the sub-columns that have cells, ascending.
+        ordered: the sub-columns whose tokens have an order.
         embedding: numbers that stand for a token.
         width: of the hidden layers.
     """
 
-    def __init__(self, sizes: list[int], numbers: list[int], embedding: int, width: int) -> None:
+    def __init__(
+        self,
+        sizes: list[int],
+        numbers: list[int],
+        ordered: list[int],
+        embedding: int,
+        width: int,
+    ) -> None:
         super().__init__()
         wide, tokens = len(sizes), sum(sizes)
-        self.sizes, self.numbers, self.width = sizes, numbers, width
+        self.sizes, self.numbers, self.ordered, self.width = sizes, numbers, ordered, width
         inputs = wide * embedding + len(numbers) * _FEATURES
         self.embedding = nn.Parameter(torch.empty(tokens, embedding))
         self.mask = nn.Parameter(torch.empty(wide, embedding))
@@ -152,6 +169,9 @@ class Denoiser(nn.Module):
         self.head = nn.Parameter(torch.empty(tokens, width))
         self.head_bias = nn.Parameter(torch.empty(tokens))
         self.place = nn.Parameter(torch.empty(len(numbers), width, 1))
+        self.smooth = nn.Parameter(torch.empty(len(ordered), _WAVES, embedding))
+        self.smooth_head = nn.Parameter(torch.empty(len(ordered), _WAVES, width))
+        self.register_buffer("waves", torch.empty(tokens, _WAVES))
         starts = list(itertools.accumulate(sizes[:-1], initial=0))
         self.register_buffer("starts", torch.tensor(starts))
 
@@ -162,27 +182,39 @@ class Denoiser(nn.Module):
         # Half of the inputs are known on average.
         self.first.normal_(0.0, math.sqrt(2.0 / self.first.shape[1]), generator=generator)
         self.second.normal_(0.0, 1.0 / math.sqrt(self.width), generator=generator)
+        self.smooth.normal_(0.0, 0.5 / math.sqrt(_WAVES), generator=generator)
         for zero in (self.first_bias, self.second_bias, self.head, self.head_bias, self.place):
             zero.zero_()
+        self.smooth_head.zero_()
+        self.get_buffer("waves").zero_()
         sizes = torch.tensor([0, *self.sizes[:-1]])
         self.get_buffer("starts").copy_(sizes.cumsum(0))
 
-    def start_from(self, tokens: torch.Tensor) -> None:
-        """Let the bias say the marginal of these training tokens (N, S)."""
+    def order(self, ranks: torch.Tensor) -> None:
+        """Take in the normal scores of tokens (tokens,), NaN where a token has none."""
+        pitch = torch.tensor(_FREQUENCIES, device=ranks.device)
+        waves = pitch * ranks.unsqueeze(1)
+        parts = [ranks.unsqueeze(1), waves.cos() / pitch, waves.sin() / pitch]
+        self.get_buffer("waves").copy_(torch.cat(parts, dim=1).nan_to_num(0.0))
+        with torch.no_grad():
+            self.embedding[~ranks.isnan()] *= _OWN
+
+    def start_from(self, rows: torch.Tensor) -> None:
+        """Let the bias say the marginal of these training tokens, the first columns of ``rows``."""
         counts = torch.cat(
-            [torch.bincount(tokens[:, at], minlength=size) for at, size in enumerate(self.sizes)]
+            [torch.bincount(rows[:, at], minlength=size) for at, size in enumerate(self.sizes)]
         )
         with torch.no_grad():
-            self.head_bias.copy_(((counts + 0.5) / len(tokens)).log())
+            self.head_bias.copy_(((counts + 0.5) / len(rows)).log())
 
     def inputs(self, tokens: torch.Tensor, known: torch.Tensor, places: Places) -> torch.Tensor:
         """What is seen of rows: tokens (int64, (B, S)) where ``known`` (bool), and places."""
-        seen = F.embedding(tokens + self.get_buffer("starts"), self.embedding)
+        seen = F.embedding(tokens + self.get_buffer("starts"), self._embedding())
         seen = torch.where(known.unsqueeze(-1), seen, self.mask)
         return torch.cat([seen.flatten(1), places.features()], dim=1)
 
     def show(self, inputs: torch.Tensor, tokens: torch.Tensor, at: int) -> None:
-        """Make sub-column ``at`` seen, whose ``tokens`` are (B,), in place."""
+        """Make sub-column ``at`` seen, whose ``tokens`` are (B,), in place, once folded."""
         size = self.embedding.shape[1]
         begin = self.get_buffer("starts")[at]
         inputs[:, at * size : (at + 1) * size] = F.embedding(tokens + begin, self.embedding)
@@ -191,7 +223,7 @@ class Denoiser(nn.Module):
         """Minus the log-probability of every token given what is seen, nats, shape (S, B)."""
         hidden = self._hidden(inputs, list(range(len(self.sizes))))
         heads = zip(
-            torch.split(self.head, self.sizes),
+            self._with_smooth(self.head, self.smooth_head),
             torch.split(self.head_bias, self.sizes),
             strict=True,
         )
@@ -202,11 +234,29 @@ class Denoiser(nn.Module):
         return torch.stack(each)
 
     def logits(self, inputs: torch.Tensor, at: int) -> torch.Tensor:
-        """Logits of sub-column ``at``, shape (B, size)."""
+        """Logits of sub-column ``at``, shape (B, size), once folded."""
         hidden = self._hidden(inputs, [at])[0]
         begin = int(self.get_buffer("starts")[at])
         span = slice(begin, begin + self.sizes[at])
         return F.linear(hidden, self.head[span], self.head_bias[span])
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Make the smooth parts part of the embedding and the head."""
+        self.embedding.copy_(self._embedding())
+        self.head.copy_(torch.cat(self._with_smooth(self.head, self.smooth_head)))
+        self.get_buffer("waves").zero_()
+
+    def _embedding(self) -> torch.Tensor:
+        return torch.cat(self._with_smooth(self.embedding, self.smooth))
+
+    def _with_smooth(self, table: torch.Tensor, smooth: torch.Tensor) -> list[torch.Tensor]:
+        """What each sub-column has in ``table`` (tokens, F), with its smooth part."""
+        parts = list(torch.split(table, self.sizes))
+        waves = torch.split(self.get_buffer("waves"), self.sizes)
+        for place, at in enumerate(self.ordered):
+            parts[at] = parts[at] + waves[at] @ smooth[place]
+        return parts
 
     def raw(self, inputs: torch.Tensor) -> torch.Tensor:
         """The network's share of the denoised places (EDM's F), shape (B, R)."""
@@ -294,16 +344,16 @@ class TableDiffusion(Resumable, Conditional):
         self.codec_, encoded = learnable(data, schema)
         self._take_tokens(TwoLevelTokens.fit(self.codec_, encoded, coarse=self.cells, fine=1))
         rng = np.random.default_rng(derive_seed(self.name, self.seed, "places"))
-        tokens = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32))
-        rows = [tokens.to(device), self._places(encoded, rng).to(device)]
+        tokens = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32)).to(device)
+        places = self._places(encoded, rng).to(device)
 
         def trial() -> tuple[Callable[[int], torch.Tensor], int]:
-            training = _Training(self, rows)
+            training = _Training(self, tokens, places)
             total = min(self.epochs * training.steps_per_epoch, self.max_steps)
             return training.step, max(total, 1)
 
         total = planned_steps(trial, self.max_minutes, self.checkpoint)
-        training = _Training(self, rows, total)
+        training = _Training(self, tokens, places, total)
         self.loss_history_ = run_steps(
             training.step,
             total,
@@ -314,7 +364,10 @@ class TableDiffusion(Resumable, Conditional):
             enough=training.enough,
         )
         self.network_: Denoiser = training.result()
-        self.guard_, self.keep_ = self._guard(snapped(encoded, self.codec_), training.positions)
+        self.network_.fold()
+        self.guard_, self.keep_ = self._guard(
+            snapped(encoded, self.codec_), training.held.cpu().numpy()
+        )
 
     def _guard(self, rows: EncodedTable, held: np.ndarray) -> tuple[CopyGuard, float]:
         if not self.verbatim_guard:
@@ -325,6 +378,23 @@ class TableDiffusion(Resumable, Conditional):
     def _take_tokens(self, tokens: TwoLevelTokens) -> None:
         self.tokens_ = tokens
         self.numbers_ = [at for at, cells in enumerate(tokens.cells) if cells is not None]
+
+    def _ranks(self, tokens: np.ndarray) -> np.ndarray:
+        """Normal scores of all tokens among the numbers of these rows (N, S), else NaN."""
+        scores = [np.full(size, np.nan) for size in self.tokens_.sizes]
+        for at, (codec, cells) in enumerate(
+            zip(self.codec_.columns, self.tokens_.cells, strict=True)
+        ):
+            if codec.column.discrete or len(scores[at]) < _LEAST_ORDERED:
+                continue
+            values = np.full(len(scores[at]), np.nan)
+            values[: len(codec.levels)] = np.asarray(codec.levels, dtype=np.float64)
+            if cells is not None:
+                values[codec.size - 1 :] = cells.knots[:-1][:: cells.per_fine * cells.fine]
+            order = np.argsort(values)[: np.isfinite(values).sum()]
+            rows = np.bincount(tokens[:, at], minlength=len(values))[order] + 1e-3
+            scores[at][order] = ndtri((np.cumsum(rows) - rows / 2) / rows.sum())
+        return np.concatenate(scores)
 
     def _places(self, encoded: EncodedTable, rng: np.random.Generator) -> torch.Tensor:
         """The clean places of the numbers of rows, (N, R), NaN where a cell has none."""
@@ -532,7 +602,12 @@ class TableDiffusion(Resumable, Conditional):
     def _network(self) -> Denoiser:
         sizes = self.tokens_.sizes
         embedding = min(self.embedding, max(_EMBEDDINGS // len(sizes), 2))
-        return Denoiser(sizes, self.numbers_, embedding, self.width)
+        ordered = [
+            at
+            for at, codec in enumerate(self.codec_.columns)
+            if not codec.column.discrete and sizes[at] >= _LEAST_ORDERED
+        ]
+        return Denoiser(sizes, self.numbers_, ordered, embedding, self.width)
 
 
 def denoised(
@@ -598,42 +673,39 @@ class _Rows:
             yield self.take(np.minimum(rows, start + count - 1)), count
 
 
-class _Training(HeldOutTraining[Denoiser]):
+class _Training(HeldOutDescent[Denoiser]):
     """Both diffusions of one step: tokens are masked, or all are known and places get noise."""
 
-    def __init__(
-        self, settings: TableDiffusion, rows: Sequence[torch.Tensor], total: int = 1000
-    ) -> None:
-        device, name, seed = rows[0].device, settings.name, settings.seed
-        network = build(settings._network, device, torch_generator("cpu", name, seed, "weights"))
-        random = torch_generator(device, name, seed, "steps")
-        held, learned = held_out(len(rows[0]), random)
-        self.positions = held.cpu().numpy()
-        self.numbers = torch.tensor(settings.numbers_, dtype=torch.int64, device=device)
-        network.start_from(rows[0][learned])
-        pace = Pace(
-            settings.batch_size,
-            settings.lr,
-            settings.weight_decay,
-            _CLIP * len(network.sizes),
-        )
-        super().__init__(
-            network,
-            [part[learned] for part in rows],
-            [part[held] for part in rows],
-            pace,
-            total,
-            random,
-            derive_seed(name, seed, "evaluate"),
-        )
+    # What is learned by a cosine gains most when the rate is low.
+    patience = 12
 
-    def loss(
-        self, network: Denoiser, batch: Sequence[torch.Tensor], random: torch.Generator
+    def __init__(
+        self,
+        settings: TableDiffusion,
+        tokens: torch.Tensor,
+        places: torch.Tensor,
+        total: int = 1000,
+    ) -> None:
+        device, name, seed = tokens.device, settings.name, settings.seed
+        network = build(settings._network, device, torch_generator("cpu", name, seed, "weights"))
+        ranks = torch.from_numpy(settings._ranks(tokens.cpu().numpy())).float()
+        network.order(ranks.to(device))
+        self.places = places
+        self.numbers = torch.tensor(settings.numbers_, dtype=torch.int64, device=device)
+        # The number of a row leads to its places, which are not whole.
+        number = torch.arange(len(tokens), dtype=tokens.dtype, device=device)
+        rows = torch.cat([tokens, number.unsqueeze(1)], dim=1)
+        super().__init__(network, rows, settings, total)
+
+    def losses(
+        self, network: Denoiser, batch: torch.Tensor, random: torch.Generator
     ) -> torch.Tensor:
-        """The bound of the masked diffusion in nats, and EDM's loss of the places."""
-        tokens, places = batch[0].long(), batch[1]
+        """The bound of the masked diffusion in nats, and EDM's loss of the places; (S + R, B)."""
+        tokens, places = batch[:, :-1], self.places[batch[:, -1]]
         bound = self._masked(network, tokens, places, random)
-        return bound + self._noised(network, tokens, places, random) if len(self.numbers) else bound
+        if len(self.numbers) == 0:
+            return bound
+        return torch.cat([bound, self._noised(network, tokens, places, random)])
 
     def _masked(
         self,
@@ -642,7 +714,7 @@ class _Training(HeldOutTraining[Denoiser]):
         places: torch.Tensor,
         random: torch.Generator,
     ) -> torch.Tensor:
-        """The continuous-time bound on minus the log-likelihood of the tokens, nats.
+        """The continuous-time bound on minus the log-likelihood, nats, by tokens: (S, B).
 
         The number of known tokens is uniform, spread evenly over the batch, and so are their
         positions: the integral over the time of masking is then a sum without weights that blow
@@ -656,8 +728,7 @@ class _Training(HeldOutTraining[Denoiser]):
         known = rank < count.unsqueeze(1)
         visible = self._some(places, random) & known[:, self.numbers]
         inputs = network.inputs(tokens, known, Places.seen(places, visible))
-        losses = network.losses(inputs, tokens) * ~known.t()
-        return (losses.sum(dim=0) * wide / (wide - count)).mean()
+        return network.losses(inputs, tokens) * ~known.t() * wide / (wide - count)
 
     def _noised(
         self,
@@ -666,7 +737,7 @@ class _Training(HeldOutTraining[Denoiser]):
         places: torch.Tensor,
         random: torch.Generator,
     ) -> torch.Tensor:
-        """EDM's weighted squared error of places that have noise, the tokens being known."""
+        """EDM's weighted squared error of places that have noise, all tokens being known; (R, B)."""
         mean, deviation = _LEVEL
         shape = (len(tokens), 1)
         draw = torch.randn(shape, generator=random, device=tokens.device)
@@ -680,7 +751,7 @@ class _Training(HeldOutTraining[Denoiser]):
         skip, out, _, _ = precondition(sigma)
         target = torch.where(learned, (places - skip * x) / out, 0.0)
         raw = network.raw(network.inputs(tokens, known, seen)).float()
-        return ((raw - target).square() * learned).sum(dim=1).mean()
+        return ((raw - target).square() * learned).t()
 
     def _some(self, places: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         """Which places are given: none of half of the rows, a random share of the others'."""
