@@ -59,9 +59,11 @@ class HeldOutDescent(ABC, Generic[N]):
         batch: rows per step.
         random: decides all draws.
         patience: of 24 evaluations, how many may pass without a better one.
+        judged: rows to judge at least; fewer held out are judged by several draws each.
     """
 
     patience: ClassVar[int] = 6
+    judged: ClassVar[int] = 0
 
     def __init__(self, network: N, rows: torch.Tensor, settings: Settings, total: int) -> None:
         self.network, self.settings, self.total, self.device = network, settings, total, rows.device
@@ -159,8 +161,8 @@ class HeldOutDescent(ABC, Generic[N]):
             return
         same = torch_generator(self.device, self.settings.name, self.settings.seed, "evaluate")
         network: Any = self.ema.module
+        rows = self.held_out.long().repeat(max(1, self.judged // len(self.held_out)), 1)
         losses = [
-            self.losses(network, part, same).sum()
-            for part in torch.split(self.held_out.long(), EVALUATION_BATCH)
+            self.losses(network, part, same).sum() for part in torch.split(rows, EVALUATION_BATCH)
         ]
-        self.best.take(network, float(torch.stack(losses).sum()) / len(self.held_out))
+        self.best.take(network, float(torch.stack(losses).sum()) / len(rows))

@@ -5,8 +5,8 @@ masks it at a random time (absorbing diffusion in continuous time: Sahoo et al. 
 arXiv 2406.07524); a number's place within its cell, as a normal variable, gets Gaussian noise (EDM,
 Karras et al. 2022, arXiv 2206.00364). The two together are the mixed diffusion of TabDDPM
 (arXiv 2209.15421) and TabDiff (arXiv 2410.20626), the cascade from cells to numbers is that of
-TabCascade (arXiv 2601.22816): a number's law may have any shape, for the cells carry it, and conditions on
-ranges are as exact as those on categories.
+TabCascade (arXiv 2601.22816): a number's law may have any shape, for the cells carry it, and
+conditions on ranges are as exact as those on categories.
 
 One denoiser sees any set of cells clean and gives the law of the others, so it samples, completes
 rows and fulfils conditions without more training. Tokens are unmasked one after the other, which
@@ -678,6 +678,7 @@ class _Training(HeldOutDescent[Denoiser]):
 
     # What is learned by a cosine gains most when the rate is low.
     patience = 12
+    judged = 1024
 
     def __init__(
         self,
@@ -737,7 +738,7 @@ class _Training(HeldOutDescent[Denoiser]):
         places: torch.Tensor,
         random: torch.Generator,
     ) -> torch.Tensor:
-        """EDM's weighted squared error of places that have noise, all tokens being known; (R, B)."""
+        """EDM's weighted squared error of places that have noise, all tokens known; (R, B)."""
         mean, deviation = _LEVEL
         shape = (len(tokens), 1)
         draw = torch.randn(shape, generator=random, device=tokens.device)
