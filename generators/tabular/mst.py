@@ -8,10 +8,9 @@ measurements reads no row again, so sampling, conditions and densities cost no p
 
 The training table is touched three times, each time through ``mechanisms``:
 
-1. The values of each column are counted; of numbers those of halved stretches, level by level, as
-   long as enough rows are left to be worth it (Zhang, Xiao, Xie 2016, "PrivTree"). A table of
-   independent columns stands for these counts from then on: it alone decides the codec, the atoms
-   and the cells.
+1. The values of each column are counted; of numbers those of stretches, each divided by 16, level
+   by level, as long as enough rows are left to be worth it. A table of independent columns stands
+   for these counts from then on: it alone decides the codec, the atoms and the cells.
 2. The pairs of columns are chosen by the exponential mechanism, by how far their cells are from
    independence, less what noise alone would make of them (McKenna et al. 2022, "AIM").
 3. The cells of the chosen pairs are counted.
@@ -37,7 +36,7 @@ from generators.tabular.cells import CellTable
 from generators.tabular.graphical import GraphicalModel
 from generators.tabular.independent import learnable
 from generators.tabular.messages import Branching
-from generators.tabular.noisy_columns import independent_rows
+from generators.tabular.noisy_columns import independent_rows, on_simplex
 
 # Shares of the privacy that columns, the choice of pairs, and pairs cost.
 _COLUMNS, _CHOICE, _PAIRS = 0.25, 0.1, 0.65
@@ -149,8 +148,10 @@ class MST(GraphicalModel, Private):
         joined = np.zeros((len(columns), len(columns)))
         tables: dict[Pair, np.ndarray] = {}
         for a, b in chosen:
-            noisy = noisy_counts(counts.of_pair(a, b), _PAIRS * self.rho_ / len(chosen), bits)
-            table = agreeing(on_simplex(noisy.counts, counts.rows), columns[a], columns[b])
+            pair = counts.of_pair(a, b)
+            noisy = noisy_counts(pair.ravel(), _PAIRS * self.rho_ / len(chosen), bits)
+            held = on_simplex(noisy.counts[None], np.array([counts.rows])).reshape(pair.shape)
+            table = agreeing(held, columns[a], columns[b])
             tables[a, b], tables[b, a] = table, table.T
             joined[a, b] = joined[b, a] = 1.0
         order, parent = spanning_tree(joined)
@@ -166,15 +167,6 @@ def _telling(pair: np.ndarray, left: np.ndarray, right: np.ndarray, deviation: f
     alone = np.rint(np.outer(left, right) / max(left.sum(), 1.0))
     noise = math.sqrt(2 / math.pi) * deviation * pair.size
     return int(np.abs(pair - alone).sum()) - math.ceil(noise)
-
-
-def on_simplex(counts: np.ndarray, total: float) -> np.ndarray:
-    """The nearest table that is not negative and sums to ``total`` (Duchi et al. 2008)."""
-    falling = -np.sort(-counts, axis=None)
-    over = (np.cumsum(falling) - total) / np.arange(1, falling.size + 1)
-    last = int(np.flatnonzero(falling > over)[-1])
-    nearest: np.ndarray = np.maximum(counts - over[last], 0.0)
-    return nearest
 
 
 def agreeing(table: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -13,9 +13,11 @@ from generators.mechanisms import RandomBits, noisy_counts
 from generators.schema import Column, TableSchema
 from generators.tabular.resampling import systematic
 
-# A stretch of numbers is halved at most so often, and while it holds so many deviations of the
-# noise and this share of the rows.
-_DEPTH, _WORTH, _SHARE = 20, 4.0, 1 / 256
+# A grid has at most so many bits; a stretch is divided by 16, while it holds so many deviations of
+# the noise and this share of the rows.
+_BITS, _AT_ONCE, _WORTH, _SHARE = 48, 4, 4.0, 1 / 128
+# Rounding to more decimals is not exact in floats.
+_DECIMALS = 22
 # What of a column's privacy goes to how many of its numbers are missing.
 _MISSING = 0.2
 
@@ -53,8 +55,7 @@ def _noisy(series: pd.Series, column: Column, rho: float, bits: RandomBits) -> p
         present = float(np.clip(both.counts[0], 1, len(series) - 1))
         rho *= 1 - _MISSING
     places = grid.places(numbers[np.isfinite(numbers)])
-    halves = _halved(grid, places, present, rho / grid.depth, bits)
-    starts, widths, mass = halves
+    starts, widths, mass = _divided(grid, places, present, rho / grid.levels, bits)
     rows = round(present)
     chosen = systematic(np.maximum(mass, 1e-9), rows, rng)
     place = starts[chosen] + (rng.random(rows) * widths[chosen]).astype(np.int64)
@@ -70,8 +71,8 @@ def _noisy_levels(
     codec.require_known(series)
     codes, _ = codec.encode(series)
     counts = np.bincount(np.maximum(codes, 0), minlength=codec.size)
-    noisy = np.maximum(noisy_counts(counts, rho, bits).counts, 1e-9)
-    drawn = systematic(noisy, len(series), rng)
+    noisy = noisy_counts(counts, rho, bits).counts
+    drawn = systematic(on_simplex(noisy[None], np.array([len(series)]))[0], len(series), rng)
     return codec.decode(drawn, np.full(len(series), np.nan))
 
 
@@ -83,31 +84,30 @@ class _Grid:
         first: the value at 0, in steps from zero: so zero, where most spikes are, is a value.
         step: between neighbours.
         size: number of values.
+        decimals: to which values are rounded where the schema knows no step.
     """
 
     first: float
     step: float
     size: int
+    decimals: int | None
 
     @classmethod
     def of(cls, column: Column) -> _Grid:
         """By the schema alone; a continuous column has a fine grid."""
         low, high = float(column.low or 0.0), float(column.high or 0.0)
-        fine = high / 2**_DEPTH - low / 2**_DEPTH
-        coarsest = column.step if column.step and fine / column.step < 2**_DEPTH else None
-        step = coarsest or fine or 1.0
+        finest = (high / 2**_BITS - low / 2**_BITS) or 1.0
+        known = column.step is not None and column.step > finest
+        step = column.step if column.step is not None and known else finest
         first = float(np.rint(low / step))
-        return cls(first, step, round(np.rint(high / step) - first) + 1)
+        # As few as tell a value from its neighbours: one that was typed comes back as it was.
+        decimals = None if known else int(np.floor(-np.log10(2 * step)))
+        return cls(first, step, round(np.rint(high / step) - first) + 1, decimals)
 
     @property
-    def bits(self) -> int:
-        """Of the greatest place."""
-        return max((self.size - 1).bit_length(), 1)
-
-    @property
-    def depth(self) -> int:
-        """How often the grid is halved, at most."""
-        return min(self.bits, _DEPTH)
+    def levels(self) -> int:
+        """How often the grid is divided until every value stands alone."""
+        return max(-(-(self.size - 1).bit_length() // _AT_ONCE), 1)
 
     def places(self, numbers: np.ndarray) -> np.ndarray:
         """Where these numbers are, int64; those beyond the bounds are at the bounds."""
@@ -118,10 +118,12 @@ class _Grid:
     def values(self, places: np.ndarray) -> np.ndarray:
         """The numbers at these places."""
         numbers: np.ndarray = (self.first + np.minimum(places, self.size - 1)) * self.step
+        if self.decimals is not None and abs(self.decimals) <= _DECIMALS:
+            numbers = np.round(numbers, self.decimals)
         return numbers
 
 
-def _halved(
+def _divided(
     grid: _Grid, places: np.ndarray, rows: float, rho: float, bits: RandomBits
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Stretches of the grid and about how many rows each holds: starts, widths, masses.
@@ -130,24 +132,19 @@ def _halved(
     """
     done: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     names, mass = np.zeros(1, np.int64), np.array([rows])
-    for level in range(1, grid.depth + 1):
-        width = 1 << (grid.bits - level)
-        halves = np.stack([2 * names, 2 * names + 1], axis=1)
-        inside = halves * width < grid.size
-        found = np.bincount(
-            *_counted(halves.ravel(), places // width), minlength=halves.size
-        ).reshape(halves.shape)
+    for level in range(grid.levels - 1, -1, -1):
+        width = 1 << (_AT_ONCE * level)
+        parts = (names[:, None] << _AT_ONCE) + np.arange(1 << _AT_ONCE)
+        found = _counted(parts.ravel(), places // width).reshape(parts.shape)
         noisy = noisy_counts(found, rho, bits)
-        part = np.where(inside, np.maximum(noisy.counts, 0.0), 0.0)
-        part += 1e-9 * inside
-        part *= (mass / part.sum(axis=1))[:, None]
-        names, mass = halves[inside], part[inside]
+        # Beyond the grid there is nothing, by the schema.
+        inside = parts * width < grid.size
+        held = on_simplex(np.where(inside, noisy.counts, -np.inf), mass)
+        names, mass = parts[inside], held[inside]
         go_on = mass >= max(_WORTH * noisy.deviation, _SHARE * rows)
-        if level == grid.depth:
-            go_on[:] = False
-        ended = names[~go_on]
-        wide = np.minimum((ended + 1) * width, grid.size) - ended * width
-        done.append((ended * width, wide, mass[~go_on]))
+        go_on &= level > 0
+        ended = names[~go_on] * width
+        done.append((ended, np.minimum(width, grid.size - ended), mass[~go_on]))
         names, mass = names[go_on], mass[go_on]
         if len(names) == 0:
             break
@@ -155,7 +152,21 @@ def _halved(
     return starts, widths, masses
 
 
-def _counted(names: np.ndarray, held: np.ndarray) -> tuple[np.ndarray]:
-    """For each row whose stretch is among the ascending ``names``, where it is among them."""
+def _counted(names: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """How many rows are in each of these stretches, whose names ascend."""
     at = np.minimum(np.searchsorted(names, held), len(names) - 1)
-    return (at[names[at] == held],)
+    counts: np.ndarray = np.bincount(at[names[at] == held], minlength=len(names))
+    return counts
+
+
+def on_simplex(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Each row (R, C) moved to the nearest that is not negative and sums to its total (R,).
+
+    Duchi et al. 2008, "Efficient projections onto the l1-ball". Minus infinity stays out.
+    """
+    falling = -np.sort(-counts, axis=1)
+    finite = np.where(np.isfinite(falling), falling, 0.0)
+    over = (np.cumsum(finite, axis=1) - totals[:, None]) / np.arange(1, counts.shape[1] + 1)
+    last = (falling > over).sum(axis=1) - 1
+    nearest: np.ndarray = np.maximum(counts - over[np.arange(len(over)), last][:, None], 0.0)
+    return nearest

@@ -12,8 +12,8 @@ from generators import GENERATORS, TableSchema
 from generators.base import DataError, ParameterError, SchemaError
 from generators.mechanisms import RandomBits, rho_of
 from generators.schema import Column
-from generators.tabular.mst import MST, agreeing, on_simplex
-from generators.tabular.noisy_columns import independent_rows
+from generators.tabular.mst import MST, agreeing
+from generators.tabular.noisy_columns import independent_rows, on_simplex
 
 KEY = b"of these tests"
 
@@ -175,8 +175,8 @@ def test_the_guarantee_is_told(frame: pd.DataFrame, schema: TableSchema) -> None
 
 
 def test_the_nearest_table_of_a_sum() -> None:
-    assert np.allclose(on_simplex(np.array([[3.0, 1.0], [-2.0, 0.0]]), 2.0), [[2, 0], [0, 0]])
-    assert np.allclose(on_simplex(np.array([1.0, 1.0]), 4.0), [2, 2])
+    counts = np.array([[3.0, 1.0, -2.0, 0.0], [1.0, 1.0, -np.inf, -np.inf]])
+    assert np.allclose(on_simplex(counts, np.array([2.0, 4.0])), [[2, 0, 0, 0], [2, 2, 0, 0]])
 
 
 def test_a_table_agrees_with_its_columns() -> None:
