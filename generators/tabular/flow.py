@@ -62,8 +62,8 @@ _EMBEDDINGS = 1024
 # Of a bin: in training a shorter stretch counts as its middle.
 _NARROW = 0.05
 _TINY = 1e-30
-# Candidates for each row of a sample under conditions, and for each row that is completed.
-_POOL = 8
+# Candidates for each row of a sample under conditions, and at least; for each row completed.
+_POOL, _MIN_POOL = 8, 1024
 _CANDIDATES = 32
 # Rows drawn under conditions, or completed, at once.
 _GROUPS = 512
@@ -303,7 +303,7 @@ class TableFlow(Resumable, Conditional, Density):
         tokens = np.empty((block.size, len(self.lines_)), np.int64)
         for rows in chunks(block.size, _GROUPS):
             count = len(tokens[rows])
-            pool = np.zeros((_POOL * count, tokens.shape[1]), np.int64)
+            pool = np.zeros((max(_POOL * count, _MIN_POOL), tokens.shape[1]), np.int64)
             logs, evidence = walk(pool, np.zeros(pool.shape, dtype=bool), len(pool), rng)
             if not np.exp(evidence[0]) > _NO_SUPPORT:
                 raise conditions.unsupported(self.codec_.columns[at].column.name for at in cells)

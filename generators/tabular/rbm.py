@@ -34,7 +34,7 @@ from generators.training import (
     torch_generator,
 )
 
-_MOVES = 1
+_MOVES = 3
 """Gibbs steps of the persistent chains for each update."""
 # States of the model that chains of samples start at.
 _STARTS = 2048
@@ -68,7 +68,7 @@ class TableRBM(Resumable, CellModel):
     epochs: int = 30
     batch_size: int = 512
     learning_rate: float = 0.01
-    gibbs: int = 30
+    gibbs: int = 20
     max_minutes: float | None = None
     device: str = "auto"
 

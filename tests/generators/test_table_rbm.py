@@ -183,7 +183,7 @@ def test_a_condition_is_a_filtered_sample(learned: TableRBM) -> None:
 def test_an_interrupted_training_goes_on_to_the_same_rows(tmp_path: Path) -> None:
     frame = coins(300)
     schema = TableSchema.infer(frame)
-    settings: dict[str, Any] = {"layers": (6, 4), "epochs": 5, "gibbs": 2}
+    settings: dict[str, Any] = {"layers": (6, 4), "epochs": 2, "gibbs": 2}
 
     def stop(report: Progress) -> None:
         if report.step == report.total:
@@ -209,7 +209,7 @@ class _Early(Checkpoint):
     @property
     def due(self) -> bool:
         self.asked = getattr(self, "asked", 0) + 1
-        return self.asked == 110
+        return self.asked == 45
 
 
 @pytest.mark.parametrize(
