@@ -39,9 +39,9 @@ from generators.tabular.messages import Branching
 from generators.tabular.noisy_columns import independent_rows, on_simplex
 
 # Shares of the privacy that columns, the choice of pairs, and pairs cost.
-_COLUMNS, _CHOICE, _PAIRS = 0.25, 0.1, 0.65
+_COLUMNS, _CHOICE, _PAIRS = 0.15, 0.1, 0.75
 # Cells of a pair hold so many deviations of their noise, on average.
-_CLEAR = 4.0
+_CLEAR = 2.0
 # Rounds in which the cells of a pair are scaled to the columns' counts.
 _ROUNDS = 50
 
