@@ -55,7 +55,7 @@ class TableRBM(Resumable, CellModel):
             ``epochs``. Given cells are held exactly by one machine, by a slower way by more.
         epochs: passes over the table.
         batch_size: rows per step, at most; small tables take fewer.
-        learning_rate: at the start; it falls to 0.
+        lr: the learning rate at the start; it falls to 0.
         gibbs: steps of the chain from a stored state of the model to a row. With few, rows that
             began at the same state are alike, and what is drawn beside given cells is not yet what
             the model says; beyond some dozens little changes. Sampling takes time in proportion.
@@ -67,7 +67,7 @@ class TableRBM(Resumable, CellModel):
     layers: tuple[int, ...] = (256,)
     epochs: int = 30
     batch_size: int = 512
-    learning_rate: float = 0.01
+    lr: float = 0.01
     gibbs: int = 20
     max_minutes: float | None = None
     device: str = "auto"
@@ -84,7 +84,7 @@ class TableRBM(Resumable, CellModel):
                 raise ParameterError(
                     f"{name} of {self.name} must be at least 1, got {getattr(self, name)}; raise it"
                 )
-        check_positive(self.name, learning_rate=self.learning_rate)
+        check_positive(self.name, lr=self.lr)
         if self.max_minutes is not None:
             check_positive(self.name, max_minutes=self.max_minutes)
 
@@ -175,7 +175,7 @@ class _Training(PersistentDivergence):
         weights = torch_generator("cpu", model.name, model.seed, "weights")
         schedule = Schedule(
             steps=total,
-            rate=model.learning_rate,
+            rate=model.lr,
             chains=model.batch_size,
             moves=_MOVES,
             centred=True,

@@ -157,7 +157,7 @@ def coins(rows: int) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def learned() -> TableRBM:
     frame = coins(4000)
-    model = TableRBM(layers=(16,), epochs=8, batch_size=64, learning_rate=0.05, gibbs=20)
+    model = TableRBM(layers=(16,), epochs=8, batch_size=64, lr=0.05, gibbs=20)
     return model.fit(frame, TableSchema.infer(frame))
 
 
@@ -214,7 +214,7 @@ class _Early(Checkpoint):
 
 @pytest.mark.parametrize(
     "setting",
-    [{"layers": ()}, {"layers": (8, 0)}, {"gibbs": 0}, {"epochs": 0}, {"learning_rate": 0.0}],
+    [{"layers": ()}, {"layers": (8, 0)}, {"gibbs": 0}, {"epochs": 0}, {"lr": 0.0}],
     ids=str,
 )
 def test_bad_settings_are_refused(setting: dict[str, Any]) -> None:
