@@ -20,7 +20,6 @@ from generators.base import OnProgress, ParameterError, derive_seed
 from generators.schema import Data, Images, ImageSchema
 from validators.base import Score, skipped
 from validators.privacy.canaries import LIMIT, METRIC, CanaryAudit, audit_canaries, plant
-from validators.privacy.images import audit_image_canaries, plant_images
 from validators.statistics import Estimate
 
 from .boundary import guarded
@@ -131,6 +130,8 @@ def _of_images(
     sampled: Callable[[Data], Data],
     rng: np.random.Generator,
 ) -> CanaryAudit:
+    from validators.privacy.images import audit_image_canaries, plant_images
+
     canaries, unseen = plant_images(train, holdout, count, rng)
     inserted = rng.random(len(canaries)) < 0.5
     planted = canaries.take(np.flatnonzero(inserted))

@@ -25,6 +25,7 @@ from generators.base import (
     CheckpointError,
     DataError,
     Generator,
+    Modality,
     OnProgress,
     ParameterError,
     Private,
@@ -35,7 +36,7 @@ from generators.base import (
 from generators.persistence import is_sealed, model_digest, seal
 from generators.schema import Data, Images, ImageSchema, Schema, TableSchema
 from generators.tabular.verbatim import SECRET_ARRAYS
-from validators import VALIDATORS, Comparison, Scorecard
+from validators import VALIDATORS, Comparison, Scorecard, validators_of
 from validators.comparison import ModelLosses
 from validators.contract import Contract, load_contract
 from validators.verdict import Verdict
@@ -467,9 +468,9 @@ def measure(
 
 
 def _measure(
-    data: Comparison, modality: str, progress: OnProgress | None, only: Collection[str] | None
+    data: Comparison, modality: Modality, progress: OnProgress | None, only: Collection[str] | None
 ) -> Scorecard:
-    chosen = [name for name in VALIDATORS if VALIDATORS[name].modality == modality]
+    chosen = validators_of(modality)
     chosen = [name for name in chosen if only is None or name in only]
     scores = []
     started = time.monotonic()

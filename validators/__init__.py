@@ -1,6 +1,6 @@
 """What can be measured of (train, holdout, synthetic); knows only the generators' data types."""
 
-from generators.base import Registry
+from generators.base import Modality, Registry
 
 from .base import Score as Score
 from .base import Scorecard as Scorecard
@@ -28,3 +28,11 @@ VALIDATORS: Registry[Validator] = Registry(
         "utility": "validators.utility:Utility",
     },
 )
+
+
+def validators_of(modality: Modality) -> list[str]:
+    """The names of the validators of tables, or of images, whose names begin with ``image-``.
+
+    Nothing is imported to tell: those of images need torch, a table's run does not.
+    """
+    return [name for name in VALIDATORS if name.startswith("image-") == (modality == "image")]

@@ -45,6 +45,19 @@ print(json.dumps([seconds, [m for m in {HEAVY!r} if m in sys.modules]]))
     assert found == []
 
 
+def test_a_table_is_measured_without_torch() -> None:
+    program = """
+import sys
+import pipelines.audit, pipelines.steps
+from validators import VALIDATORS, validators_of
+for name in validators_of("table"):
+    VALIDATORS[name]
+assert "sklearn" in sys.modules
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True)
+
+
 def test_each_dataset_has_its_assets_and_there_is_one_catalogue(
     definitions: dg.Definitions,
 ) -> None:

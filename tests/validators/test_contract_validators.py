@@ -11,7 +11,7 @@ import pytest
 import statsmodels.api as sm
 
 from generators.schema import Images, ImageSchema, TableSchema
-from validators import VALIDATORS, Scorecard
+from validators import VALIDATORS, Scorecard, validators_of
 from validators.base import DIMENSIONS
 from validators.comparison import Comparison
 from validators.image_features import ImageFeatures
@@ -65,6 +65,12 @@ def check(scores):
             assert number is None or math.isfinite(number)
         assert score.n >= 0
     assert Scorecard.from_json(Scorecard(tuple(scores)).to_json()).scores == tuple(scores)
+
+
+def test_a_name_tells_the_modality():
+    for modality in ("table", "image"):
+        wanted = [name for name in VALIDATORS if VALIDATORS[name].modality == modality]
+        assert validators_of(modality) == wanted
 
 
 @pytest.mark.parametrize("name", list(VALIDATORS))
