@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from .checkpoint import Parts
 
+_WEIGHT_DECAY = 1e-4
 # Of the mean of the hidden units, about which gradients are centred, towards that of a batch.
 _SLIDING = 0.05
 
@@ -144,7 +145,6 @@ class Schedule:
         chains: that stand for the model.
         moves: Gibbs steps of the chains for each update.
         centred: whether gradients are centred (arXiv 1311.1354).
-        weight_decay: of the weights.
     """
 
     steps: int
@@ -152,7 +152,6 @@ class Schedule:
     chains: int
     moves: int
     centred: bool = False
-    weight_decay: float = 1e-4
 
 
 class PersistentDivergence:
@@ -198,7 +197,7 @@ class PersistentDivergence:
             for _ in range(self.schedule.moves):
                 chain.copy_(machine.gibbs(chain, self._uniform(len(chain), machine)))
         loss = machine.free_energy(data).mean() - machine.free_energy(chain).mean()
-        loss = loss + self.schedule.weight_decay * machine.weight.square().sum()
+        loss = loss + _WEIGHT_DECAY * machine.weight.square().sum()
         self.optimisers[at].zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         with torch.no_grad():
