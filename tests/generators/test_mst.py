@@ -12,8 +12,9 @@ from generators import GENERATORS, TableSchema
 from generators.base import DataError, ParameterError, SchemaError
 from generators.mechanisms import RandomBits, rho_of
 from generators.schema import Column
-from generators.tabular.mst import MST, agreeing
+from generators.tabular.mst import MST
 from generators.tabular.noisy_columns import independent_rows, on_simplex
+from generators.tabular.noisy_tree import agreeing
 
 KEY = b"of these tests"
 
@@ -62,6 +63,20 @@ def test_a_generous_budget_gives_the_table_back(frame: pd.DataFrame, schema: Tab
     spend = made.groupby("likes")["spend"].mean()
     assert spend["yes"] - spend["no"] > 30
     assert abs(made["day"].astype("int64").mean() / frame["day"].astype("int64").mean() - 1) < 1e-3
+
+
+def test_what_predicts_the_target_is_kept() -> None:
+    """Two columns that tell the target only together with it in one tree."""
+    rng = np.random.default_rng(3)
+    wins = rng.random(6000) < 0.4
+    left, right = (np.where(wins, rng.random(6000) < 0.8, rng.random(6000) < 0.3) for _ in "ab")
+    frame = pd.DataFrame({"left": left, "right": right, "wins": np.where(wins, "yes", "no")})
+    schema = TableSchema.infer(frame, target="wins")
+    made = private(epsilon=50.0).fit(frame, schema).sample(6000, seed=1)
+    for part in (frame, made):
+        both = part.groupby(["left", "right"])["wins"].apply(lambda w: (w == "yes").mean())
+        assert both[(True, True)] > 0.75
+        assert both[(False, False)] < 0.1
 
 
 def test_a_smaller_budget_costs_fidelity(frame: pd.DataFrame, schema: TableSchema) -> None:
