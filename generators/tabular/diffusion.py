@@ -11,8 +11,8 @@ conditions on ranges are as exact as those on categories.
 One denoiser sees any set of cells clean and gives the law of the others, so it samples, completes
 rows and fulfils conditions without more training. Tokens are unmasked one after the other, which
 is the reverse process without an error from steps in time (Zheng et al. 2024, arXiv 2409.02908),
-the most telling columns first; then all numbers are denoised at once, by a multistep solver of the
-probability-flow ODE.
+in an order drawn for every batch; then all numbers are denoised at once, by a multistep solver of
+the probability-flow ODE.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ from generators.schema import TableSchema
 from generators.tabular.descent import HeldOutDescent, RowNetwork
 from generators.tabular.independent import learnable
 from generators.tabular.neural import check_positive
-from generators.tabular.ordering import column_order, mutual_information
 from generators.tabular.resampling import systematic
 from generators.tabular.tokens import TwoLevelTokens
 from generators.tabular.verbatim import (
@@ -73,8 +72,6 @@ _MICRO_BATCH = 256
 _EMBEDDINGS = 1024
 # Candidates for each row under several conditions (sampling importance resampling, Rubin 1987).
 _POOL = 8
-# Rows that a level of the target needs for the target to come first.
-_MIN_LEVEL = 160
 # Conditions less likely than this have no support.
 _NO_SUPPORT = 1e-7
 # Of the waves by which a network sees a normal variable: the place in a cell, and the rank of a
@@ -348,9 +345,6 @@ class TableDiffusion(Resumable, Conditional):
         device = resolve_device(self.device)
         self.codec_, encoded = learnable(data, schema)
         self._take_tokens(TwoLevelTokens.fit(self.codec_, encoded, coarse=self.cells, fine=1))
-        # Few of the columns that are seen tell nothing, where those that tell much come first.
-        information = mutual_information(encoded, self.codec_, self.seed)
-        self.order_ = column_order(information, self.codec_, encoded, _MIN_LEVEL)
         rng = np.random.default_rng(derive_seed(self.name, self.seed, "places"))
         tokens = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32)).to(device)
         places = self._places(encoded, rng).to(device)
@@ -504,7 +498,9 @@ class TableDiffusion(Resumable, Conditional):
         generator = torch_generator("cpu", self.name, seed)
         parts = []
         for part, count in rows.batches():
-            drawn, _ = self._unmask(part, self.order_, generator, share or {})
+            # An error of one order is none of another: drawn orders halve those of the marginals.
+            order = torch.randperm(part.tokens.shape[1], generator=generator).tolist()
+            drawn, _ = self._unmask(part, order, generator, share or {})
             parts.append(self._denoised(drawn, generator).take(slice(count)))
         whole = _Rows.joined(parts) if parts else rows
         return self._decoded(whole, np.random.default_rng(seed))
@@ -588,7 +584,6 @@ class TableDiffusion(Resumable, Conditional):
         state = {
             "codec": self.codec_.to_json(),
             "cells": self.tokens_.to_json(),
-            "order": self.order_,
             "natural": self.guard_.natural,
             "keep": self.keep_,
         }
@@ -599,7 +594,6 @@ class TableDiffusion(Resumable, Conditional):
         schema: Any = self.schema_
         self.codec_ = TableCodec.from_json(schema, state["codec"])
         self._take_tokens(TwoLevelTokens.restore(self.codec_, arrays, state["cells"]))
-        self.order_ = [int(at) for at in state["order"]]
         self.guard_ = CopyGuard(arrays["once"], float(state["natural"]))
         self.keep_ = float(state["keep"])
         # The weights are overwritten; the seed only has to be some seed.
