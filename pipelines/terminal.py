@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from generators import GENERATORS
 from generators.base import OnProgress
 from generators.base import Progress as Report
 from generators.schema import ImageSchema, TableSchema
@@ -34,13 +35,14 @@ _MARKS = {"passed": "[green]pass[/]", "failed": "[red]FAIL[/]", "not applicable"
 _PIPE_WIDTH = 140
 # A window of so many columns shows from how many rows a gate was judged, too.
 _WIDE = 112
-# What to try where gates of a dimension stop a release.
-_LEARN_MORE = (
-    "learn longer or with another family: --set max_minutes=15, --generator NAME "
-    "(`likeness generators` lists them)"
-)
+# What to try where gates of a dimension stop a release: first what the family itself can be told.
+_OTHER_FAMILY = "another family: --generator NAME (`likeness generators` lists them)"
+_OF_FAMILY = {
+    "max_minutes": "learn longer: --set max_minutes=15",
+    "epsilon": "allow a greater privacy loss (--set epsilon=NUMBER), more rows",
+    "privacy": "learn more of single rows: --set privacy=0.25",
+}
 _REMEDIES = {
-    **dict.fromkeys(("fidelity", "utility", "diversity"), _LEARN_MORE),
     "privacy": "more rows, or less learned of single ones: --set privacy=0.75 of forest, or "
     "`likeness generators NAME` for what another family can be told",
     "bias": "more rows of the groups that the report names, or --parity and --quota when sampling",
@@ -139,7 +141,8 @@ class Terminal:
             verdicts = [v for v in (result.rows, result.verdict) if v is not None]
             failed = ", ".join(gate.gate for verdict in verdicts for gate in verdict.blocking)
             self.out.print(f"[red]quarantined[/]: stopped by {failed}; nothing was published")
-            for remedy in remedies(gate for verdict in verdicts for gate in verdict.blocking):
+            blocking = (gate for verdict in verdicts for gate in verdict.blocking)
+            for remedy in remedies(blocking, result.release.generator):
                 self.out.print(f"what may help: {remedy}", soft_wrap=True)
             self.out.print(f"report: {result.report}", soft_wrap=True)
             return
@@ -209,7 +212,11 @@ class Terminal:
         """What canaries prove of a generator."""
         found, epsilon = result.found, result.found.epsilon
         if self.as_json:
-            facts = {**asdict(found), "epsilon": epsilon._asdict(), "limit": result.limit}
+            facts = {
+                **dataclasses.asdict(found),
+                "epsilon": epsilon._asdict(),
+                "limit": result.limit,
+            }
             self._json({"generator": generator, "passed": result.passed, **facts})
             return
         share = found.correct / found.guesses
@@ -339,6 +346,11 @@ def _interval(gate: GateResult) -> str:
     return f"{gate.low:.4f} – {gate.high:.4f}"
 
 
-def remedies(blocking: Iterable[GateResult]) -> list[str]:
-    """What to try, a line for each kind of gate that stopped a release."""
-    return list(dict.fromkeys(_REMEDIES[g.dimension] for g in blocking if g.dimension in _REMEDIES))
+def remedies(blocking: Iterable[GateResult], generator: str) -> list[str]:
+    """What to try, a line for each kind of gate that stopped a release of this family."""
+    fields = {field.name for field in dataclasses.fields(GENERATORS[generator])}
+    known = next((words for name, words in _OF_FAMILY.items() if name in fields), None)
+    more = f"{known}, or {_OTHER_FAMILY}" if known else _OTHER_FAMILY
+    by_dimension = {**dict.fromkeys(("fidelity", "utility", "diversity"), more), **_REMEDIES}
+    found = (by_dimension[g.dimension] for g in blocking if g.dimension in by_dimension)
+    return list(dict.fromkeys(found))

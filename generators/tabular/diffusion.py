@@ -306,7 +306,7 @@ class TableDiffusion(Resumable, Conditional):
             rare as among fresh real rows.
     """
 
-    epochs: int = 100
+    epochs: int = 30
     max_steps: int = 6000
     batch_size: int = 512
     cells: int = 32

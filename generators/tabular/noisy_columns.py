@@ -16,6 +16,8 @@ from generators.tabular.resampling import systematic
 # A grid has at most so many bits; a stretch is divided by 16, while it holds so many deviations of
 # the noise and this share of the rows.
 _BITS, _AT_ONCE, _WORTH, _SHARE = 48, 4, 4.0, 1 / 128
+# Rows that each level has at least, in deviations of the noise; all together a share of the rows.
+_LEAST, _LEAST_SHARE = 0.25, 0.02
 # Rounding to more decimals is not exact in floats.
 _DECIMALS = 22
 # What of a column's privacy goes to how many of its numbers are missing.
@@ -71,8 +73,11 @@ def _noisy_levels(
     codec.require_known(series)
     codes, _ = codec.encode(series)
     counts = np.bincount(np.maximum(codes, 0), minlength=codec.size)
-    noisy = noisy_counts(counts, rho, bits).counts
-    drawn = systematic(on_simplex(noisy[None], np.array([len(series)]))[0], len(series), rng)
+    noisy = noisy_counts(counts, rho, bits)
+    held = on_simplex(noisy.counts[None], np.array([len(series)]))[0]
+    # A level of the schema is public, so none is lost to noise, nor do all together take a part.
+    least = min(noisy.deviation * _LEAST, _LEAST_SHARE * len(series) / codec.size)
+    drawn = systematic(np.maximum(held, least), len(series), rng)
     return codec.decode(drawn, np.full(len(series), np.nan))
 
 

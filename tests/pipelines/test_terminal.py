@@ -64,6 +64,15 @@ def test_a_stopped_release_says_what_may_help_once_for_each_kind():
         gate("privacy-one", "failed", dimension="privacy"),
         gate("structure-one", "failed", dimension="structure"),
     ]
-    longer, less = remedies(blocking)
+    longer, less = remedies(blocking, "autoregressive")
     assert "max_minutes" in longer
     assert "privacy=0.75" in less
+    # Of a family only what it can be told.
+    for family, words in (
+        ("forest", "privacy=0.25"),
+        ("mst", "epsilon="),
+        ("independent", "--gen"),
+    ):
+        first, _ = remedies(blocking, family)
+        assert words in first
+        assert "max_minutes" not in first
