@@ -7,7 +7,9 @@ Its own rule: a column differs significantly in its permutation test, at its def
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from importlib.resources import files
 
 import matplotlib
@@ -20,6 +22,12 @@ from syntheval import SynthEval
 
 def judge(dated: Sides) -> Judgement:
     """The normalised values, higher is better, of both presets."""
+    # It leaves a file of settings wherever it is called.
+    with tempfile.TemporaryDirectory() as elsewhere, contextlib.chdir(elsewhere):
+        return _judged(dated)
+
+
+def _judged(dated: Sides) -> Judgement:
     sides = dated.in_days()
     tool = SynthEval(
         sides.train,
