@@ -62,6 +62,8 @@ def of_model(release: Release, fitted: Fitted) -> Metadata:
         "parameters": dg.MetadataValue.json(facts["parameters"]),
         "digest": fitted.digest,
     }
+    if facts.get("privacy"):
+        shown["privacy"] = dg.MetadataValue.md(facts["privacy"])
     if facts["training_notes"]:
         shown["training notes"] = dg.MetadataValue.md(_list(facts["training_notes"]))
     if history:

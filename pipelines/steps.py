@@ -833,6 +833,7 @@ def _train(generator: Generator, release: Release, progress: OnProgress | None) 
             generator.fit(train, schema, progress=progress)
         facts["loss_history"] = generator.loss_history_
         facts["training_notes"] = generator.training_notes_
+    facts["privacy"] = generator.privacy.sentence if isinstance(generator, Private) else None
     facts["parameters"] = generator.parameters()
     facts["seconds"] = round(time.monotonic() - started, 3)
     facts["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -1013,6 +1014,8 @@ def _notes(release: Release) -> tuple[str, ...]:
     """What was done to the real data, and what an order was judged against."""
     like, rows = likeness(release, comparison(release)), _more_rows(release)
     said = list(release.real.facts["protection"])
+    if (private := fitted(release).facts.get("privacy")) is not None:
+        said.append(private)
     if like is not None:
         said.append(like.note)
     if rows:

@@ -204,6 +204,7 @@ class Terminal:
                 "model_digest": model.digest,
                 "folder": str(folder),
                 "saved": bool(model.facts["persistent"]),
+                **({"privacy": model.facts["privacy"]} if model.facts.get("privacy") else {}),
                 **{f"note {at}": n for at, n in enumerate(model.facts["training_notes"], start=1)},
             }
         )

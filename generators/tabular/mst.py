@@ -82,7 +82,6 @@ class MST(GraphicalModel, Private):
     def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
         begin = time.perf_counter()
         self.rho_ = rho_of(self.epsilon, self.delta)
-        self.training_notes_ = [self.privacy.sentence]
         self.key_ = self._noise(data)
         bits = RandomBits(self.key_, "columns")
         rows = independent_rows(data, schema, _COLUMNS * self.rho_, bits)

@@ -185,7 +185,7 @@ def test_a_budget_must_be_one(parameters: dict[str, float]) -> None:
 
 def test_the_guarantee_is_told(frame: pd.DataFrame, schema: TableSchema) -> None:
     model = private(epsilon=2.0, delta=1e-7).fit(frame, schema)
-    assert "ε = 2 and δ = 1e-07" in model.training_notes_[0]
+    assert "ε = 2 and δ = 1e-07" in model.privacy.sentence
     assert "key" not in "".join(model._state()[0])
 
 
