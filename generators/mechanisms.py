@@ -171,4 +171,5 @@ def delta_of(rho: float, epsilon: float) -> float:
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     alpha = high
     power = (alpha - 1) * (alpha * rho - epsilon) + alpha * math.log1p(-1 / alpha)
-    return min(math.exp(power) / (alpha - 1), 1.0)
+    # Beyond this it is above one in any case, and soon more than a float holds.
+    return min(math.exp(min(power, 100.0)) / (alpha - 1), 1.0)

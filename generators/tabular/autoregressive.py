@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ from generators.base import (
 from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
 from generators.schema import TableSchema
-from generators.tabular.descent import HeldOutDescent, RowNetwork
+from generators.tabular.descent import HeldOutDescent, RowNetwork, descend
 from generators.tabular.independent import learnable
 from generators.tabular.neural import check_positive
 from generators.tabular.ordering import column_order, mutual_information
@@ -51,9 +51,7 @@ from generators.training import (
     build,
     load_module_arrays,
     module_arrays,
-    planned_steps,
     resolve_device,
-    run_steps,
     torch_generator,
 )
 
@@ -247,22 +245,8 @@ class Autoregressive(Resumable, Conditional, Density):
         self.tokens_ = TwoLevelTokens.fit(self.codec_, encoded)
         self.order_ = self._sampling_order(self.codec_, encoded)
         rows = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32)).to(device)
-
-        def trial() -> tuple[Callable[[int], torch.Tensor], int]:
-            training = _Training(self, rows)
-            total = min(self.epochs * training.steps_per_epoch, self.max_steps)
-            return training.step, max(total, 1)
-
-        total = planned_steps(trial, self.max_minutes, self.checkpoint)
-        training = _Training(self, rows, total)
-        self.loss_history_ = run_steps(
-            training.step,
-            total,
-            phase="fit",
-            progress=progress,
-            checkpoint=self.checkpoint,
-            parts=training.parts(),
-            enough=training.enough,
+        training, self.loss_history_ = descend(
+            lambda total: _Training(self, rows, total), self, self.checkpoint, progress
         )
         self.network_: ConditionalNetwork = training.result()
         self.guard_, self.keep_ = self._guard(
@@ -303,7 +287,8 @@ class Autoregressive(Resumable, Conditional, Density):
         order = [*first, *(at for at in self.order_ if at not in first)]
 
         def draw(n: int, seed: int) -> EncodedTable:
-            nothing = np.zeros((n * _POOL, len(order)), np.int64)
+            # One batch costs the same however few rows it has.
+            nothing = np.zeros((max(n * _POOL, _MICRO_BATCH), len(order)), np.int64)
             pool, proposed = self._complete(nothing, nothing > 0, order, seed, share)
             weights = np.exp(self._log_target(pool, share) - proposed)
             if n and not weights.mean() > _NO_SUPPORT:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from generators.checkpoint import Parts
-from generators.training import EMA, BestSoFar, torch_generator, warmup_cosine
+from generators.base import OnProgress
+from generators.checkpoint import Checkpoint, Parts
+from generators.training import (
+    EMA,
+    BestSoFar,
+    planned_steps,
+    run_steps,
+    torch_generator,
+    warmup_cosine,
+)
 
 EVALUATION_BATCH = 1024
 """Rows held out that are judged at once."""
@@ -24,6 +33,8 @@ _CLIP = 1.0
 _EMA_HALF_LIFE = 500.0
 _EMA_RAMP_UP = 0.1
 _SMALLEST_BATCH = 32
+# Steps of a training that only tells how long a step takes.
+_TRIAL_STEPS = 1000
 
 
 class Settings(Protocol):
@@ -31,6 +42,9 @@ class Settings(Protocol):
 
     name: ClassVar[str]
     seed: int
+    epochs: int
+    max_steps: int
+    max_minutes: float | None
     batch_size: int
     lr: float
     weight_decay: float
@@ -166,3 +180,43 @@ class HeldOutDescent(ABC, Generic[N]):
             self.losses(network, part, same).sum() for part in torch.split(rows, EVALUATION_BATCH)
         ]
         self.best.take(network, float(torch.stack(losses).sum()) / len(rows))
+
+
+T = TypeVar("T", bound=HeldOutDescent[Any])
+
+
+def descend(
+    begin: Callable[[int], T],
+    settings: Settings,
+    checkpoint: Checkpoint | None,
+    progress: OnProgress,
+) -> tuple[T, list[tuple[int, float]]]:
+    """Train as long as the settings say, or until it is enough.
+
+    Args:
+        begin: makes a training of so many steps.
+        settings: of the family.
+        checkpoint: where to keep the state, and to go on from.
+        progress: called with a ``Progress``.
+
+    Returns:
+        The training after its last step, and pairs (steps done, loss).
+    """
+
+    def trial() -> tuple[Callable[[int], torch.Tensor], int]:
+        training = begin(_TRIAL_STEPS)
+        wanted = settings.epochs * training.steps_per_epoch
+        return training.step, min(wanted, settings.max_steps)
+
+    total = planned_steps(trial, settings.max_minutes, checkpoint)
+    training = begin(total)
+    history = run_steps(
+        training.step,
+        total,
+        phase="fit",
+        progress=progress,
+        checkpoint=checkpoint,
+        parts=training.parts(),
+        enough=training.enough,
+    )
+    return training, history

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -43,7 +43,7 @@ from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
 from generators.image.edm import SIGMA_DATA, ipndm, noise_levels, precondition
 from generators.schema import TableSchema
-from generators.tabular.descent import HeldOutDescent, RowNetwork
+from generators.tabular.descent import HeldOutDescent, RowNetwork, descend
 from generators.tabular.independent import learnable
 from generators.tabular.neural import check_positive
 from generators.tabular.resampling import systematic
@@ -59,9 +59,7 @@ from generators.training import (
     build,
     load_module_arrays,
     module_arrays,
-    planned_steps,
     resolve_device,
-    run_steps,
     torch_generator,
 )
 
@@ -70,8 +68,9 @@ _MICRO_BATCH = 256
 # Numbers that stand for a whole row, about at most: the work of a step grows with the columns times
 # these.
 _EMBEDDINGS = 1024
-# Candidates for each row under several conditions (sampling importance resampling, Rubin 1987).
-_POOL = 8
+# Candidates for each row under several conditions, and at least (sampling importance resampling,
+# Rubin 1987).
+_POOL, _MIN_POOL = 8, 1024
 # Conditions less likely than this have no support.
 _NO_SUPPORT = 1e-7
 # Of the waves by which a network sees a normal variable: the place in a cell, and the rank of a
@@ -348,22 +347,8 @@ class TableDiffusion(Resumable, Conditional):
         rng = np.random.default_rng(derive_seed(self.name, self.seed, "places"))
         tokens = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32)).to(device)
         places = self._places(encoded, rng).to(device)
-
-        def trial() -> tuple[Callable[[int], torch.Tensor], int]:
-            training = _Training(self, tokens, places)
-            total = min(self.epochs * training.steps_per_epoch, self.max_steps)
-            return training.step, max(total, 1)
-
-        total = planned_steps(trial, self.max_minutes, self.checkpoint)
-        training = _Training(self, tokens, places, total)
-        self.loss_history_ = run_steps(
-            training.step,
-            total,
-            phase="fit",
-            progress=progress,
-            checkpoint=self.checkpoint,
-            parts=training.parts(),
-            enough=training.enough,
+        training, self.loss_history_ = descend(
+            lambda total: _Training(self, tokens, places, total), self, self.checkpoint, progress
         )
         self.network_: Denoiser = training.result()
         self.network_.fold()
@@ -444,7 +429,7 @@ class TableDiffusion(Resumable, Conditional):
         self, n: int, seed: int, cells: Mapping[int, Cells]
     ) -> tuple[_Rows, np.ndarray]:
         """Candidates whose conditioned columns are drawn, and no other; and their weights."""
-        pool = n * (_POOL if len(cells) > 1 else 1)
+        pool = max(n * _POOL, _MIN_POOL) if len(cells) > 1 else n
         share = {at: torch.from_numpy(self._share(at, cell)).float() for at, cell in cells.items()}
         parts, weights = [], []
         generator = torch_generator("cpu", self.name, "where", seed)

@@ -12,7 +12,7 @@ that come late, candidates are weighted and resampled as they grow (Gordon, Salm
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,7 +36,7 @@ from generators.encoding import EncodedTable, TableCodec
 from generators.schema import TableSchema
 from generators.tabular.cell_model import chunks
 from generators.tabular.cells import draw_each
-from generators.tabular.descent import HeldOutDescent, RowNetwork
+from generators.tabular.descent import HeldOutDescent, RowNetwork, descend
 from generators.tabular.independent import learnable
 from generators.tabular.neural import check_positive
 from generators.tabular.ordering import column_order, mutual_information
@@ -47,9 +47,7 @@ from generators.training import (
     build,
     load_module_arrays,
     module_arrays,
-    planned_steps,
     resolve_device,
-    run_steps,
     torch_generator,
 )
 
@@ -260,21 +258,8 @@ class TableFlow(Resumable, Conditional, Density):
         information = mutual_information(encoded, self.codec_, self.seed)
         self.order_ = column_order(information, self.codec_, encoded, _MIN_LEVEL)
         rows = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32)).to(device)
-
-        def trial() -> tuple[Callable[[int], torch.Tensor], int]:
-            training = _Training(self, rows, 1000)
-            return training.step, min(self.epochs * training.steps_per_epoch, self.max_steps)
-
-        total = planned_steps(trial, self.max_minutes, self.checkpoint)
-        training = _Training(self, rows, total)
-        self.loss_history_ = run_steps(
-            training.step,
-            total,
-            phase="fit",
-            progress=progress,
-            checkpoint=self.checkpoint,
-            parts=training.parts(),
-            enough=training.enough,
+        training, self.loss_history_ = descend(
+            lambda total: _Training(self, rows, total), self, self.checkpoint, progress
         )
         self.network_: SplineNetwork = training.result()
         self._ready()

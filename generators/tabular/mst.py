@@ -46,8 +46,6 @@ _COLUMNS = 0.15
 _CLEAR = 1.0
 # A target of more cells is a column like others.
 _MOST_TARGETS = 8
-# Rounds in which the cells of a pair are scaled to the columns' counts.
-_ROUNDS = 50
 
 
 @dataclass(kw_only=True)
@@ -58,7 +56,7 @@ class MST(GraphicalModel, Private):
         epsilon: the privacy loss ε, for one training row. What is taken as public: the names,
             kinds, types, levels and bounds of the columns, and the number of rows.
         delta: the probability δ with which the loss may be more; well below one in all rows.
-        cells: of each column, at most; noise decides how many of them are worth it.
+        cells: of each column, about, at most; noise decides how many of them are worth it.
     """
 
     epsilon: float = 1.0
@@ -69,8 +67,8 @@ class MST(GraphicalModel, Private):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.epsilon <= 0:
-            raise ParameterError(f"epsilon must be above 0, got {self.epsilon}; try 1")
+        if not 0 < self.epsilon < math.inf:
+            raise ParameterError(f"epsilon must be a number above 0, got {self.epsilon}; try 1")
         if not 0 < self.delta < 1:
             raise ParameterError(f"delta must be between 0 and 1, got {self.delta}; try 1e-6")
 
@@ -82,6 +80,11 @@ class MST(GraphicalModel, Private):
     def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
         begin = time.perf_counter()
         self.rho_ = rho_of(self.epsilon, self.delta)
+        if self.delta * len(data) >= 1:
+            self.training_notes_.append(
+                f"A δ of {self.delta:g} allows one of {len(data)} rows to be given away whole; "
+                "choose a delta well below one in all rows."
+            )
         self.key_ = self._noise(data)
         bits = RandomBits(self.key_, "columns")
         rows = independent_rows(data, schema, _COLUMNS * self.rho_, bits)

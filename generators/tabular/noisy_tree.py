@@ -155,7 +155,7 @@ def telling(counts: np.ndarray, left: np.ndarray, right: np.ndarray, deviation: 
 def agreeing(table: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The table scaled to these row and column sums (Deming, Stephan 1940).
 
-    A thousandth of an independent row in every cell keeps each sum within reach.
+    A thousandth of the table that independence gives keeps each sum within reach.
     """
     scaled = table + 1e-3 * np.outer(left, right) / max(left.sum(), 1.0) + 1e-9
     for _ in range(_ROUNDS):

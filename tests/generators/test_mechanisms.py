@@ -102,6 +102,10 @@ def test_the_account_is_safe_and_tight(epsilon: float, delta: float) -> None:
     assert exact > delta / 1000
 
 
+def test_a_budget_beyond_measure_has_an_account_too() -> None:
+    assert rho_of(1e9, 1e-6) == pytest.approx(1e9, rel=0.02)
+
+
 def test_the_exact_cost_is_computed_rightly() -> None:
     """The closed form of the test above, by integration over the outcomes."""
     deviation, epsilon = 2.0, 1.0

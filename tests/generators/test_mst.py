@@ -176,7 +176,8 @@ def test_hostile_tables() -> None:
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"epsilon": 0.0}, {"epsilon": -1.0}, {"delta": 0.0}, {"delta": 1.0}]
+    "parameters",
+    [{"epsilon": e} for e in (0.0, -1.0, np.inf, np.nan)] + [{"delta": d} for d in (0.0, 1.0)],
 )
 def test_a_budget_must_be_one(parameters: dict[str, float]) -> None:
     with pytest.raises(ParameterError, match=next(iter(parameters))):
@@ -187,6 +188,9 @@ def test_the_guarantee_is_told(frame: pd.DataFrame, schema: TableSchema) -> None
     model = private(epsilon=2.0, delta=1e-7).fit(frame, schema)
     assert "ε = 2 and δ = 1e-07" in model.privacy.sentence
     assert "key" not in "".join(model._state()[0])
+    assert not model.training_notes_
+    vain = private(delta=1 / 4000).fit(frame, schema)
+    assert "4000 rows to be given away" in vain.training_notes_[0]
 
 
 def test_the_nearest_table_of_a_sum() -> None:
