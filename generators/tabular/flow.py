@@ -60,11 +60,13 @@ _EMBEDDINGS = 1024
 # Of a bin: in training a shorter stretch counts as its middle.
 _NARROW = 0.05
 _TINY = 1e-30
-# Candidates for each row of a sample under conditions, and at least; for each row completed.
+# Candidates for each row of a sample under conditions, and at least.
 _POOL, _MIN_POOL = 8, 1024
-_CANDIDATES = 32
-# Rows drawn under conditions, or completed, at once.
-_GROUPS = 512
+# Candidates for each row that is completed, then for those rows that they explain badly: they make
+# the given cells by so much less likely than these are on their own.
+_CANDIDATES, _UNLIKELY = (32, 512), 0.5
+# Rows drawn under conditions at once, and candidates for completed ones.
+_GROUPS, _MOST_CANDIDATES = 512, 2**14
 # Probabilities of all tokens that are in memory at once, about at most.
 _MOST_NUMBERS = 2**22
 # Conditions less likely than this have no support.
@@ -307,19 +309,45 @@ class TableFlow(Resumable, Conditional, Density):
         walk = _Walk(self.columns_, self.order_, share)
         tokens = np.where(given, self.tokens_.encode(encoded), 0)
         # Candidates are of use only where a given column comes after one that is not.
-        ordered = given[:, self.order_]
-        late = (np.maximum.accumulate(~ordered, axis=1) & ordered).any(axis=1)
-        for some, candidates in ((~late, 1), (late, _CANDIDATES)):
-            for part in chunks(int(some.sum()), _GROUPS):
-                rows = np.flatnonzero(some)[part]
-                mine = np.repeat(rows, candidates)
+        late, ordered = np.zeros_like(given), given[:, self.order_]
+        late[:, self.order_] = np.maximum.accumulate(~ordered, axis=1) & ordered
+        alone = self._log_alone(tokens, given, late, share)
+
+        def fill(rows: np.ndarray, candidates: int) -> np.ndarray:
+            """Complete these rows; gives those for which the candidates were too few."""
+            poor = np.zeros(len(rows), dtype=bool)
+            for part in chunks(len(rows), _MOST_CANDIDATES // candidates):
+                mine = np.repeat(rows[part], candidates)
                 pool = tokens[mine]
-                logs, _ = walk(pool, given[mine], candidates, rng)
+                logs, evidence = walk(pool, given[mine], candidates, rng, late[mine])
                 kept = systematic_each(np.exp(logs - logs.max(axis=1, keepdims=True)), 1, rng)
-                tokens[rows] = pool[kept[:, 0] + np.arange(len(rows)) * candidates]
+                tokens[rows[part]] = pool[kept[:, 0] + np.arange(len(kept)) * candidates]
+                poor[part] = evidence < alone[rows[part]] + math.log(_UNLIKELY)
+            return rows[poor]
+
+        fill(np.flatnonzero(~late.any(axis=1)), 1)
+        rows = np.flatnonzero(late.any(axis=1))
+        for candidates in _CANDIDATES:
+            rows = fill(rows, candidates)
         drawn = self.tokens_.decode(tokens, rng)
         codes = np.where(given, encoded.codes, drawn.codes)
         return EncodedTable(codes, np.where(given, encoded.values, drawn.values))
+
+    def _log_alone(
+        self,
+        tokens: np.ndarray,
+        given: np.ndarray,
+        late: np.ndarray,
+        share: Mapping[int, np.ndarray],
+    ) -> np.ndarray:
+        """The log-probability of ``late`` cells, and of ``share``, by each column alone; (N,)."""
+        logs = np.zeros(len(tokens))
+        for at, line in enumerate(self.lines_):
+            chance = line.shares()
+            logs += np.where(late[:, at], np.log(chance)[tokens[:, at]], 0.0)
+            if at in share:
+                logs += np.where(given[:, at], 0.0, np.log(chance @ share[at]))
+        return logs
 
     def _not_missing(self, at: int) -> np.ndarray:
         codec, share = self.codec_.columns[at], np.ones(self.tokens_.sizes[at])
@@ -452,23 +480,30 @@ class _Walk:
 
     @torch.inference_mode()
     def __call__(
-        self, tokens: np.ndarray, given: np.ndarray, candidates: int, rng: np.random.Generator
+        self,
+        tokens: np.ndarray,
+        given: np.ndarray,
+        candidates: int,
+        rng: np.random.Generator,
+        judged: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draw what is not ``given`` of ``tokens`` (both (N, D)), in place.
 
         The rows of a group, so many ``candidates`` one after the other, have the same cells given.
+        Of these only those that are ``judged`` weigh, by default all.
 
         Returns:
             The logs of the candidates' weights, shape (groups, candidates), and of the probability
-            of all that is given or allowed, up to the chance of the draws, shape (groups,).
+            of all that is judged or allowed, up to the chance of the draws, shape (groups,).
         """
+        judged = given if judged is None else judged
         network = self.columns[0].network
         inputs = torch.zeros_like(network.embedded(torch.from_numpy(tokens)))
         logs = np.zeros((len(tokens) // candidates, candidates))
         evidence = np.zeros(len(logs))
         for at in self.order:
             heads = network.spline(inputs, at)
-            weights = self._take(tokens, given[:, at], at, heads, rng)
+            weights = self._take(tokens, given[:, at], judged[:, at], heads, at, rng)
             if weights is not None:
                 logs += weights.reshape(logs.shape)
                 moved = _resample(logs, evidence, rng) if candidates > 1 else None
@@ -485,8 +520,9 @@ class _Walk:
         self,
         tokens: np.ndarray,
         here: np.ndarray,
-        at: int,
+        judged: np.ndarray,
         heads: Heads,
+        at: int,
         rng: np.random.Generator,
     ) -> np.ndarray | None:
         """Draw column ``at`` where it is not given; the logs of the weights, if not all are 0."""
@@ -497,10 +533,11 @@ class _Walk:
             else:
                 drawn = column.draw(heads, rng)
             tokens[:, at] = np.where(here, tokens[:, at], drawn)
-        if here.any():
+            weights = None if weights is None else np.where(here, 0.0, weights)
+        if judged.any():
             known = torch.from_numpy(tokens[:, at : at + 1])
             likely = column.log_chances(heads, known)[:, 0]
-            weights = np.where(here, likely, 0.0 if weights is None else weights)
+            weights = np.where(judged, likely, 0.0 if weights is None else weights)
         return weights
 
 

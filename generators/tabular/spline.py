@@ -96,6 +96,12 @@ class Line:
         made[self.order] = self.bin
         return made
 
+    def shares(self) -> np.ndarray:
+        """The length of the stretch of each token, by token; float64, shape (T,)."""
+        made = np.empty(len(self.order))
+        made[self.order] = self.ends - self.starts
+        return made
+
     def token(self, bin_: np.ndarray, share: np.ndarray) -> np.ndarray:
         """The token at a ``share`` of each bin; int64, shape (N,)."""
         knots = self.knots
