@@ -35,6 +35,8 @@ TINY: dict[str, dict[str, Any]] = {
     "tvae": {"epochs": 1},
     "autoregressive": {"epochs": 1},
     "table-diffusion": {"epochs": 1},
+    "table-flow": {"epochs": 1},
+    "table-rbm": {"epochs": 1},
     "image-autoencoder": {"epochs": 2},
     "image-flow": {"epochs": 2},
     "image-gan": {"epochs": 2},
