@@ -256,8 +256,8 @@ class TableFlow(Resumable, Conditional, Density):
         device = resolve_device(self.device)
         self.codec_, encoded = learnable(data, schema)
         self.tokens_ = TwoLevelTokens.fit(self.codec_, encoded, coarse=_TOKENS, fine=1)
-        self.lines_ = lines(self.codec_, encoded, self.tokens_, self.bins, self.seed)
         information = mutual_information(encoded, self.codec_, self.seed)
+        self.lines_ = lines(self.codec_, encoded, self.tokens_, self.bins, information)
         self.order_ = column_order(information, self.codec_, encoded, _MIN_LEVEL)
         rows = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32)).to(device)
         training, self.loss_history_ = descend(

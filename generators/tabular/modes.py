@@ -39,6 +39,7 @@ _POINTS = 2048
 _MIN_STD = 1e-3  # of a mode, in standard deviations of the column
 _FREQUENT_SHARE = 0.01
 _FREQUENT_OVER_MEDIAN = 10
+_GREAT = 1e100
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,10 @@ def fit_mixtures(
     """
     if not samples:
         return []
-    centre = np.array([np.mean(sample) for sample in samples])
-    scale = np.array([np.std(sample) for sample in samples])
+    # Squares and sums of numbers as great as these must not overflow.
+    units = [max(np.abs(sample).max() / _GREAT, 1.0) for sample in samples]
+    centre = np.array([np.mean(s / u) * u for s, u in zip(samples, units, strict=True)])
+    scale = np.array([np.std(s / u) * u for s, u in zip(samples, units, strict=True)])
     scale = np.where(scale > 0, scale, np.maximum(np.abs(centre) * 1e-9, 1e-9))
     pairs = [_compress((s - c) / d) for s, c, d in zip(samples, centre, scale, strict=True)]
     longest = max(len(points) for points, _ in pairs)

@@ -20,7 +20,7 @@ import torch
 
 from generators.encoding import EncodedTable, TableCodec
 from generators.tabular.cells import neighbours
-from generators.tabular.ordering import mutual_information, scales
+from generators.tabular.ordering import scales
 from generators.tabular.tokens import TwoLevelTokens
 
 # Added to the training rows of every token, so that each is possible.
@@ -113,10 +113,21 @@ class Line:
 
 
 def lines(
-    codec: TableCodec, encoded: EncodedTable, tokens: TwoLevelTokens, bins: int, seed: int
+    codec: TableCodec,
+    encoded: EncodedTable,
+    tokens: TwoLevelTokens,
+    bins: int,
+    information: np.ndarray,
 ) -> list[Line]:
-    """The line of each column of a training table, each token being one sub-column."""
-    information = mutual_information(encoded, codec, seed)
+    """The line of each column of a training table.
+
+    Args:
+        codec: of the table.
+        encoded: the table.
+        tokens: of the table, one sub-column a column.
+        bins: of each column, about.
+        information: mutual information of the columns (D, D).
+    """
     coded, made = tokens.encode(encoded), []
     for at, scale in enumerate(scales(codec, encoded, information)):
         column, quantiles = codec.columns[at], tokens.cells[at]

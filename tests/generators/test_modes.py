@@ -90,6 +90,14 @@ def fitted(frame: pd.DataFrame) -> tuple[TableCodec, TableTokens]:
     return codec, TableTokens.fit(codec, codec.encode(frame))
 
 
+def test_numbers_whose_squares_overflow_have_modes():
+    sample = np.random.default_rng(0).normal(size=300)
+    small, great = fit_mixtures([sample, sample * 1e300])
+    assert np.allclose(small.weights, great.weights)
+    assert np.allclose(small.means, great.means / 1e300)
+    assert np.allclose(small.stds, great.stds / 1e300)
+
+
 def test_tokens_give_the_table_back():
     frame = mixed_table()
     codec, layout = fitted(frame)
