@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,9 @@ import pytest
 
 from generators import GENERATORS, TableSchema
 from generators.base import DataError, ParameterError, SchemaError
-from generators.mechanisms import RandomBits, rho_of
+from generators.mechanisms import Counted, RandomBits, choose, noisy_counts, rho_of
 from generators.schema import Column
+from generators.tabular import noisy_columns, noisy_tree
 from generators.tabular.mst import MST
 from generators.tabular.noisy_columns import independent_rows, on_simplex
 from generators.tabular.noisy_tree import agreeing
@@ -135,6 +137,77 @@ def test_one_row_does_not_show(frame: pd.DataFrame, schema: TableSchema) -> None
     spare = 3 * np.sqrt(high * (1 - high) / fits)
     assert high - spare <= np.exp(epsilon) * low + 1e-6
     assert 0 < low < 1
+
+
+class Asked(NamedTuple):
+    """A question to a mechanism: what it reads, and how far that may move with a row."""
+
+    numbers: np.ndarray
+    squared: bool
+    sensitivity: int
+    rho: float
+
+    def moved(self, other: Asked) -> int:
+        away = np.abs(self.numbers - other.numbers)
+        return int(np.square(away).sum() if self.squared else away.max())
+
+
+class Answers:
+    """The real mechanisms, overheard; once told to, they repeat the answers that they gave."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.told: list[Any] = []
+
+    def counts(self, counts: np.ndarray, rho: float, bits: RandomBits) -> Counted:
+        # Its noise is made for a squared sensitivity of 2.
+        asked = Asked(counts.astype(np.int64), True, 2, rho)
+        found: Counted = self._told(asked, lambda: noisy_counts(counts, rho, bits))
+        return found
+
+    def choice(self, scores: Sequence[int], sensitivity: int, rho: float, bits: RandomBits) -> int:
+        asked = Asked(np.array(scores), False, sensitivity, rho)
+        found: int = self._told(asked, lambda: choose(scores, sensitivity, rho, bits))
+        return found
+
+    def _told(self, asked: Asked, ask: Callable[[], Any]) -> Any:
+        if len(self.asked) == len(self.told):
+            self.told.append(ask())
+        self.asked.append(asked)
+        return self.told[len(self.asked) - 1]
+
+
+@pytest.mark.parametrize("target", [None, "likes"])
+def test_a_row_is_seen_by_the_mechanisms_alone_and_within_their_sensitivity(
+    target: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proof, run: given the same answers, two tables that differ in a row give one model."""
+    frame = table(600)
+    schema = TableSchema.infer(frame, target=target)
+
+    answers = Answers()
+    for module in (noisy_columns, noisy_tree):
+        monkeypatch.setattr(module, "noisy_counts", answers.counts)
+    monkeypatch.setattr(noisy_tree, "choose", answers.choice)
+
+    def trained(data: pd.DataFrame) -> tuple[MST, list[Asked]]:
+        answers.asked = []
+        return private(epsilon=10.0).fit(data, schema), answers.asked
+
+    model, asked = trained(frame)
+    assert 0.8 * model.rho_ < sum(one.rho for one in asked) <= model.rho_ * (1 + 1e-9)
+    arrays, state = model._state()
+    for row, like in ((0, 1), (5, 17), (8, 300)):
+        changed = frame.copy()
+        changed.loc[row] = frame.loc[like]
+        changed.loc[row, "alone"] = np.nan if row else frame["alone"].max()
+        other, theirs = trained(changed)
+        moved = [one.moved(two) for one, two in zip(asked, theirs, strict=True)]
+        assert all(far <= one.sensitivity for far, one in zip(moved, asked, strict=True))
+        assert max(moved) == 2
+        other_arrays, other_state = other._state()
+        assert state == other_state
+        assert all(np.array_equal(arrays[name], other_arrays[name]) for name in arrays)
 
 
 def test_nothing_but_noisy_counts_of_a_column_is_known(frame: pd.DataFrame) -> None:
