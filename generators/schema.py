@@ -234,6 +234,9 @@ def infer_column(name: str, series: pd.Series, declared: str | None = None) -> C
             high=float(numbers.max()),
             step=infer_step(numbers, kind),
         )
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        # The surrogates of an id or text are none of its categories.
+        dtype = dtype_name(series.dtype.categories.to_series())
     return Column(name, kind, dtype, nullable)
 
 

@@ -115,6 +115,17 @@ def test_a_sample_has_the_dtypes_and_the_types_of_cells(family: str) -> None:
     assert {cell.as_tuple().exponent for cell in drawn["decimals"].dropna()} == {-2}
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("cells", [[f"person {i}" for i in range(N)], list(range(N))], ids=type)
+def test_ids_that_are_categories_get_surrogates(cells: list[object], ordered: bool) -> None:
+    frame = pd.DataFrame({"who": pd.Categorical(cells, ordered=ordered), "real": REAL})
+    schema = TableSchema.infer(frame, kinds={"who": "id"})
+    made = GENERATORS["independent"]().fit(frame, schema).sample(20_000, seed=0)["who"]
+    assert made.is_unique
+    assert made.notna().all()
+    assert isinstance(made[0], str) == isinstance(cells[0], str)
+
+
 def test_an_unused_category_is_forgotten() -> None:
     series = pd.Series(
         pd.Categorical(["b", "a"] * 9, categories=["b", "secret", "a"], ordered=True)
