@@ -50,10 +50,8 @@ from generators.tabular.resampling import systematic
 from generators.tabular.tokens import TwoLevelTokens
 from generators.tabular.verbatim import (
     CopyGuard,
-    copy_profile,
     judged_guard,
     replace_copies,
-    snapped,
 )
 from generators.training import (
     build,
@@ -352,15 +350,10 @@ class TableDiffusion(Resumable, Conditional):
         )
         self.network_: Denoiser = training.result()
         self.network_.fold()
-        self.guard_, self.keep_ = self._guard(
-            snapped(encoded, self.codec_), training.held.cpu().numpy()
-        )
-
-    def _guard(self, rows: EncodedTable, held: np.ndarray) -> tuple[CopyGuard, float]:
-        if not self.verbatim_guard:
-            return CopyGuard(*copy_profile(rows)), 0.0
+        draw = self._draw_rows if self.verbatim_guard else None
         seed = derive_seed(self.name, self.seed, "probe")
-        return judged_guard(rows, held, lambda n: snapped(self._draw_rows(n, seed), self.codec_))
+        held = training.held.cpu().numpy()
+        self.guard_, self.keep_ = judged_guard(encoded, held, self.codec_, seed, draw)
 
     def _take_tokens(self, tokens: TwoLevelTokens) -> None:
         self.tokens_ = tokens

@@ -30,6 +30,7 @@ from generators.base import (
     OnProgress,
     ParameterError,
     Resumable,
+    derive_seed,
 )
 from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
@@ -43,6 +44,7 @@ from generators.tabular.ordering import column_order, mutual_information
 from generators.tabular.resampling import systematic_each
 from generators.tabular.spline import Bins, Line, lines, piece
 from generators.tabular.tokens import TwoLevelTokens
+from generators.tabular.verbatim import CopyGuard, judged_guard, replace_copies
 from generators.training import (
     build,
     load_module_arrays,
@@ -221,6 +223,8 @@ class TableFlow(Resumable, Conditional, Density):
         max_minutes: training stops earlier, after as many steps as the first seconds promise to
             fit into this time; None for no limit. The number of steps then depends on the machine.
         device: ``auto``, ``cpu`` or ``cuda``; where training runs. Sampling runs on the CPU.
+        verbatim_guard: draw a row again where it equals a training row, until such rows are as
+            rare as among fresh real rows.
     """
 
     bins: int = 64
@@ -233,6 +237,7 @@ class TableFlow(Resumable, Conditional, Density):
     weight_decay: float = 0.01
     max_minutes: float | None = None
     device: str = "auto"
+    verbatim_guard: bool = True
 
     name: ClassVar[str] = "table-flow"
     suits: ClassVar[str] = (
@@ -265,6 +270,10 @@ class TableFlow(Resumable, Conditional, Density):
         )
         self.network_: SplineNetwork = training.result()
         self._ready()
+        draw = self._draw_rows if self.verbatim_guard else None
+        seed = derive_seed(self.name, self.seed, "probe")
+        held = training.held.cpu().numpy()
+        self.guard_, self.keep_ = judged_guard(encoded, held, self.codec_, seed, draw)
 
     def _ready(self) -> None:
         self.columns_ = [_Column(self.network_, at) for at in range(len(self.lines_))]
@@ -274,32 +283,47 @@ class TableFlow(Resumable, Conditional, Density):
         return SplineNetwork(self.lines_, self.order_, embedding, self.width)
 
     def _sample_block(self, block: Block) -> pd.DataFrame:
-        rng, walk = block.rng(), _Walk(self.columns_, self.order_, {})
-        tokens = np.zeros((block.size, len(self.lines_)), np.int64)
-        for rows in chunks(block.size):
-            walk(tokens[rows], np.zeros(tokens[rows].shape, dtype=bool), 1, rng)
-        drawn = self.tokens_.decode(tokens, rng)
-        frame: pd.DataFrame = self.codec_.decode(drawn, first_row=block.start)
+        encoded = self._draw_rows(block.size, block.seed)
+        if self.verbatim_guard:
+            again = lambda rows, seed: self._draw_rows(len(rows), seed)  # noqa: E731
+            replace_copies(encoded, self.guard_, self.codec_, block.seed, again)
+        frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
         return frame
+
+    def _draw_rows(self, n: int, seed: int) -> EncodedTable:
+        rng, walk = np.random.default_rng(seed), _Walk(self.columns_, self.order_, {})
+        tokens = np.zeros((n, len(self.lines_)), np.int64)
+        for rows in chunks(n):
+            walk(tokens[rows], np.zeros(tokens[rows].shape, dtype=bool), 1, rng)
+        return self.tokens_.decode(tokens, rng)
 
     def _sample_block_where(
         self, block: Block, cells: Mapping[int, Cells], conditions: Conditions
     ) -> EncodedTable:
-        rng = block.rng()
         share = {at: self.tokens_.weights(at, cell)[0] for at, cell in cells.items()}
         walk = _Walk(self.columns_, self.order_, share)
-        tokens = np.empty((block.size, len(self.lines_)), np.int64)
-        for rows in chunks(block.size, _GROUPS):
-            count = len(tokens[rows])
-            pool = np.zeros((max(_POOL * count, _MIN_POOL), tokens.shape[1]), np.int64)
-            logs, evidence = walk(pool, np.zeros(pool.shape, dtype=bool), len(pool), rng)
-            if not np.exp(evidence[0]) > _NO_SUPPORT:
-                raise conditions.unsupported(self.codec_.columns[at].column.name for at in cells)
-            kept = systematic_each(np.exp(logs - logs.max()), count, rng)[0]
-            tokens[rows] = pool[rng.permutation(kept)]
-        drawn = self.tokens_.decode(tokens, rng, cells)
-        settled: EncodedTable = self.codec_.settle(drawn, allowed_values(cells))
-        return settled
+
+        def draw(n: int, seed: int) -> EncodedTable:
+            rng = np.random.default_rng(seed)
+            tokens = np.empty((n, len(self.lines_)), np.int64)
+            for rows in chunks(n, _GROUPS):
+                count = len(tokens[rows])
+                pool = np.zeros((max(_POOL * count, _MIN_POOL), tokens.shape[1]), np.int64)
+                logs, evidence = walk(pool, np.zeros(pool.shape, dtype=bool), len(pool), rng)
+                if not np.exp(evidence[0]) > _NO_SUPPORT:
+                    names = (self.codec_.columns[at].column.name for at in cells)
+                    raise conditions.unsupported(names)
+                kept = systematic_each(np.exp(logs - logs.max()), count, rng)[0]
+                tokens[rows] = pool[rng.permutation(kept)]
+            drawn = self.tokens_.decode(tokens, rng, cells)
+            settled: EncodedTable = self.codec_.settle(drawn, allowed_values(cells))
+            return settled
+
+        encoded = draw(block.size, block.seed)
+        if self.verbatim_guard:
+            again = lambda rows, seed: draw(len(rows), seed)  # noqa: E731
+            replace_copies(encoded, self.guard_, self.codec_, block.seed, again, self.keep_)
+        return encoded
 
     def _fill_block(
         self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray
@@ -378,8 +402,11 @@ class TableFlow(Resumable, Conditional, Density):
             "codec": self.codec_.to_json(),
             "cells": self.tokens_.to_json(),
             "order": self.order_,
+            "natural": self.guard_.natural,
+            "keep": self.keep_,
         }
         arrays = {**module_arrays(self.network_, "network."), **self.tokens_.arrays()}
+        arrays["once"] = self.guard_.once
         for at, line in enumerate(self.lines_):
             arrays[f"{at}.order"], arrays[f"{at}.ends"] = line.order, line.ends
             arrays[f"{at}.bin"] = line.bin
@@ -390,6 +417,8 @@ class TableFlow(Resumable, Conditional, Density):
         self.codec_ = TableCodec.from_json(schema, state["codec"])
         self.tokens_ = TwoLevelTokens.restore(self.codec_, arrays, state["cells"])
         self.order_ = [int(at) for at in state["order"]]
+        self.guard_ = CopyGuard(arrays["once"], float(state["natural"]))
+        self.keep_ = float(state["keep"])
         self.lines_ = [
             Line(arrays[f"{at}.order"], arrays[f"{at}.ends"], arrays[f"{at}.bin"])
             for at in range(len(self.codec_.columns))

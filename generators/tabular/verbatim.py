@@ -70,7 +70,11 @@ class CopyGuard:
 
 
 def judged_guard(
-    rows: EncodedTable, held: np.ndarray, draw: Callable[[int], EncodedTable]
+    encoded: EncodedTable,
+    held: np.ndarray,
+    codec: TableCodec,
+    seed: int,
+    draw: Callable[[int, int], EncodedTable] | None,
 ) -> tuple[CopyGuard, float]:
     """The guard of a model that held rows out, and the share of copies that stays in any sample.
 
@@ -79,16 +83,19 @@ def judged_guard(
     copies are natural that are rare among all rows, so there the share decides.
 
     Args:
-        rows: of the table, snapped.
+        encoded: rows of the table.
         held: positions of those held out, which may be none.
-        draw: gives so many rows of the model, snapped.
+        codec: of the table.
+        seed: of the model's rows.
+        draw: gives so many rows of the model for a seed; None where nothing is guarded.
     """
+    rows = snapped(encoded, codec)
     guard = CopyGuard(*copy_profile(rows))
-    if guard.natural == 0:
+    if guard.natural == 0 or draw is None:
         return guard, 0.0
     few, many = _PROBE_ROWS
     n = min(max(len(rows), few), many)
-    drawn = draw(n)
+    drawn = snapped(draw(n, seed), codec)
     if len(held):
         hashes = row_hashes(rows.take(held))
         unseen = np.sort(hashes[contains(guard.once, hashes)])

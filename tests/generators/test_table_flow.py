@@ -231,3 +231,20 @@ class _Early(Checkpoint):
 def test_bad_settings_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ParameterError, match=next(iter(setting))):
         GENERATORS["table-flow"].from_parameters(setting)
+
+
+def test_rows_are_copied_no_oftener_than_is_natural() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({name: rng.choice(list("abcdefg"), 300) for name in "wxyz"})
+    hashes = pd.util.hash_pandas_object(frame, index=False)
+    once = set(hashes[~hashes.duplicated(keep=False)])
+    shares = {}
+    for guarded in (True, False):
+        # Too few rows to hold any out, and trained for long: this model learns them by heart.
+        model = TableFlow(epochs=30, lr=0.02, weight_decay=0.0, verbatim_guard=guarded)
+        model.fit(frame, TableSchema.infer(frame))
+        drawn = pd.util.hash_pandas_object(model.sample(4_000, seed=1), index=False)
+        shares[guarded] = drawn.isin(once).mean()
+    assert shares[False] > 0.4
+    # What ten redraws of a model that copies so many of its rows leave above the natural rate.
+    assert shares[True] < model.guard_.natural + shares[False] ** 11 + 0.03
