@@ -91,7 +91,15 @@ def source_for_path(path: Path) -> SourceSpec:
         raise DataError(f"the source must exist, {path} does not; check the path")
     absolute = str(path.absolute())
     if path.is_dir():
-        return SourceSpec(kind="images", path=absolute)
+        packed = idx.images_in(path)
+        if not packed:
+            return SourceSpec(kind="images", path=absolute)
+        if len(packed) > 1:
+            raise DataError(
+                f"a folder of IDX files must hold one of images, {path.name} has {len(packed)}; "
+                f"give one of them: {', '.join(str(path / name) for name in packed)}"
+            )
+        return SourceSpec(kind="idx", path=str(path.absolute() / packed[0]))
     suffix = path.suffix.lower()
     if suffix in (".db", ".sqlite", ".sqlite3"):
         return SourceSpec(kind="sql", url=f"sqlite:///{absolute}")

@@ -20,9 +20,10 @@ import numpy as np
 from generators.base import DataError
 from generators.schema import Images, ImageSchema
 
-from .images import RawImages
+from .images import SUFFIXES, RawImages
 from .pixels import MAX_DECODED_BYTES, MAX_PIXELS, within_side
 
+_LABELS = re.compile(r"idx1|labels", re.IGNORECASE)
 NAME = re.compile(r"(^|[-._])idx\d?([-._]|$)", re.IGNORECASE)
 """What the names of such files have in common."""
 _UBYTE = 0x08
@@ -68,6 +69,13 @@ def read_idx(path: Path, side: int | None = None) -> RawImages:
     values, numbers = np.unique(labels, return_inverse=True)
     schema = ImageSchema(height, width, channels, tuple(str(value) for value in values))
     return RawImages(Images(pixels, numbers.astype(np.int64)), schema, 0, notes)
+
+
+def images_in(folder: Path) -> list[str]:
+    """The names of the IDX files of images in a folder."""
+    files = (file for file in folder.iterdir() if file.is_file())
+    names = [file.name for file in files if file.suffix.lower() not in SUFFIXES]
+    return sorted(name for name in names if NAME.search(name) and not _LABELS.search(name))
 
 
 def _labels_file(path: Path) -> Path | None:

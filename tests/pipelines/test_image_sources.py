@@ -253,6 +253,20 @@ def test_idx_with_the_labels_beside_it(tmp_path: Path, packed: bool) -> None:
         read(images)
 
 
+def test_a_folder_of_idx_files_is_read_where_it_is_clear_which(tmp_path: Path) -> None:
+    pixels, labels = noise(3, 4, 6), np.array([3, 1, 3], np.uint8)
+    (tmp_path / "train-images.idx3-ubyte").write_bytes(idx(pixels))
+    (tmp_path / "train-labels.idx1-ubyte").write_bytes(idx(labels))
+    assert read(tmp_path).schema.classes == ("1", "3")
+    (tmp_path / "t10k-images.idx3-ubyte").write_bytes(idx(pixels))
+    with pytest.raises(DataError, match=r"must hold one of images, .* has 2; give one of them"):
+        source_for_path(tmp_path)
+    photos = tmp_path / "photos"
+    folder(photos, [png(np.tile(p, (20, 20))) for p in pixels])
+    next(photos.rglob("*.png")).rename(photos / "photo-idx.png")
+    assert source_for_path(photos).kind == "images"
+
+
 def test_colours_in_idx_and_large_images(tmp_path: Path) -> None:
     (tmp_path / "a.idx").write_bytes(idx(noise(2, 100, 50, 3)))
     raw = read(tmp_path / "a.idx")
