@@ -262,8 +262,7 @@ class Autoregressive(Resumable, Conditional, Density):
     def _sample_block(self, block: Block) -> pd.DataFrame:
         encoded = self._draw_rows(block.size, block.seed)
         if self.verbatim_guard:
-            again = lambda rows, seed: self._draw_rows(len(rows), seed)  # noqa: E731
-            replace_copies(encoded, self.guard_, self.codec_, block.seed, again)
+            replace_copies(encoded, self.guard_, self.codec_, block.seed, self._draw_rows)
         frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
         return frame
 
@@ -294,8 +293,7 @@ class Autoregressive(Resumable, Conditional, Density):
 
         encoded = draw(block.size, block.seed)
         if self.verbatim_guard:
-            again = lambda rows, seed: draw(len(rows), seed)  # noqa: E731
-            replace_copies(encoded, self.guard_, self.codec_, block.seed, again, self.keep_)
+            replace_copies(encoded, self.guard_, self.codec_, block.seed, draw, self.keep_)
         return encoded
 
     def _shares(self, cells: Mapping[int, Cells]) -> dict[int, torch.Tensor]:

@@ -110,7 +110,7 @@ def replace_copies(
     guard: CopyGuard,
     codec: TableCodec,
     seed: int,
-    draw: Callable[[np.ndarray, int], EncodedTable],
+    draw: Callable[[int, int], EncodedTable],
     keep: float | None = None,
 ) -> None:
     """Take copies beyond the natural rate out of rows, in place; values come to their grid.
@@ -120,14 +120,14 @@ def replace_copies(
         guard: of the model.
         codec: of the table.
         seed: of the rows.
-        draw: gives new rows for positions and a seed.
+        draw: gives so many new rows for a seed.
         keep: the share of copies that stays, by default the one that leaves the natural rate.
     """
     encoded.values[:] = snapped(encoded, codec).values
     seeds = itertools.count()
 
     def again(rows: np.ndarray) -> EncodedTable:
-        return snapped(draw(rows, derive_seed("again", seed, next(seeds))), codec)
+        return snapped(draw(len(rows), derive_seed("again", seed, next(seeds))), codec)
 
     rng = np.random.default_rng(derive_seed("copies", seed))
     guard.clean(encoded, rng, again, keep=keep)
