@@ -17,6 +17,8 @@ from validators.expectations import JudgementError, _Rule, _Session, check_inges
 ROWS = 60
 CANARY = "Zebulon"
 WHY = "a sentence on why this is required"
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""Great Expectations gives elements of its pages random ids, in which any two digits may stand."""
 
 
 def frame() -> pd.DataFrame:
@@ -80,7 +82,7 @@ def test_a_good_candidate_passes_and_leaves_evidence_without_real_values(tmp_pat
     pages = list((tmp_path / "data_docs").rglob("*.html"))
     assert len(pages) >= 3
     for path in tmp_path.rglob("*"):
-        text = path.read_text() if path.is_file() else ""
+        text = UUID.sub("", path.read_text() if path.is_file() else "")
         assert CANARY not in text
         assert str(TABLE["age"].max()) + '"' not in text
         assert not re.search(r"<script|<link|<img|\ssrc\s*=|url\(", text, re.IGNORECASE)
