@@ -132,7 +132,13 @@ def _state_of(part: Stateful | torch.Generator) -> Any:  # noqa: ANN401
 
 
 def _lay_out(optimiser: torch.optim.Optimizer) -> None:
-    """Give the state the memory layout of its parameters: fused kernels walk both in one order."""
+    """Give the state the memory layout of its parameters: fused kernels walk both in one order.
+
+    A learning rate that is a tensor goes where the parameters are.
+    """
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"] = group["lr"].to(group["params"][0].device)
     for parameter, state in optimiser.state.items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:

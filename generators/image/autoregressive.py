@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..base import ParameterError
+from ..replay import constant
 from ..schema import Images
 from ..training import torch_generator
 from .neural import NeuralImage, scaled
@@ -219,9 +220,10 @@ class PixelAutoregressive(NeuralImage):
 
     def _palette(self, device: torch.device) -> torch.Tensor:
         """The number of each grey value among those of the data; -1 for others."""
-        table = torch.full((256,), -1, device=device)
-        table[self.values_] = torch.arange(len(self.values_), device=device)
-        return table
+        numbers = [-1] * 256
+        for number, value in enumerate(self.values_):
+            numbers[value] = number
+        return constant(tuple(numbers), torch.int64, device)
 
     def _loss(
         self,

@@ -26,6 +26,7 @@ from ..base import (
     derive_seed,
 )
 from ..checkpoint import Parts
+from ..replay import Replayed, changeable, replayable, set_rate
 from ..schema import Images, ImageSchema
 from ..training import (
     EMA,
@@ -296,34 +297,31 @@ class Descent:
         self.model, self.train, self.held, self.total = model, train, held, total
         device = train.pixels.device
         self.network = model._built(device)
+        rate = changeable(model.learning_rate, device)
         self.adam = torch.optim.AdamW(
-            self.network.parameters(), lr=model.learning_rate, weight_decay=0.01, fused=True
+            self.network.parameters(), lr=rate, weight_decay=0.01, **replayable(device)
         )
         self.average = EMA(self.network, sigma_rel=0.1)
         self.best = BestSoFar(self.network)
         self.random = torch_generator(device, model.name, model.seed, "training")
+        self.descent = Replayed(self._descend, self.random)
         self.every = max(10, math.ceil(total / _EVALUATIONS))
 
     def step(self, index: int) -> torch.Tensor:
         """One update; gives the mean loss of its images."""
-        for group in self.adam.param_groups:
-            group["lr"] = self.model.learning_rate * warmup_cosine(index, self.total)
-        pixels, labels = self.train.batch(index, self.model.batch_size, self.random)
-        loss = self.model._loss(self.network, pixels, labels, self.random).mean()
-        self.adam.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.adam.step()
+        set_rate(self.adam, self.model.learning_rate * warmup_cosine(index, self.total))
+        loss = self.descent(*self.train.batch(index, self.model.batch_size, self.random))
         self.average.update()
         if (index + 1) % self.every == 0 or index + 1 == self.total:
             self.best.take(self.average.module, self._held_out(index + 1))
-        return loss.detach()
+        return loss
 
     def parts(self) -> Parts:
         """All that ``step`` changes."""
         return {
             "network": self.network,
             "adam": self.adam,
+            "descent": self.descent,
             "average": self.average,
             "best": self.best,
             "random": self.random,
@@ -343,6 +341,14 @@ class Descent:
         if not self.enough():
             return []
         return ["ended early: the loss of held-out images no longer fell"]
+
+    def _descend(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = self.model._loss(self.network, pixels, labels, self.random).mean()
+        self.adam.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.adam.step()
+        return loss.detach()
 
     @torch.no_grad()
     def _held_out(self, done: int) -> float:

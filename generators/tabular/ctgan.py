@@ -26,6 +26,7 @@ from torch import nn
 
 from ..base import ParameterError
 from ..checkpoint import Parts
+from ..replay import Replayed, replayable
 from ..training import EMA, build, torch_generator
 from .latent import AllowedTokens, Outputs
 from .modes import Spans, TableTokens, gumbel
@@ -380,18 +381,14 @@ class _Training:
         self.critic_adam = _adam(self.critic, rates[1], settings.discriminator_decay)
 
         self.optimisers: list[torch.optim.Optimizer] = [self.generator_adam, self.critic_adam]
+        self.descent = Replayed(self._descend, self.random)
 
     def step(self, index: int) -> torch.Tensor:
         """One update of the critic, then one of the generator; gives the generator's loss."""
-        condition, rows = self.conditions.draw(self.batch, self.random)
-        out = self._forward(condition)
-        fake = self._activate(out)
-        self._update(self.critic_adam, self.critic_loss(self.table.dense(rows), fake, condition))
-        loss = self.generator_loss(out, fake, condition)
-        self._update(self.generator_adam, loss)
+        loss = self.descent()
         if (index + 1) % _AVERAGE_EVERY == 0:
             self.averaged.update(_AVERAGE_EVERY)
-        return loss.detach()
+        return loss
 
     def parts(self) -> Parts:
         """All that ``step`` changes."""
@@ -400,6 +397,7 @@ class _Training:
             "critic": self.critic,
             "generator_adam": self.generator_adam,
             "critic_adam": self.critic_adam,
+            "descent": self.descent,
             "averaged": self.averaged,
             "random": self.random,
         }
@@ -466,6 +464,15 @@ class _Training:
             network(self._noise(self.batch, random), condition)
         network.eval()
 
+    def _descend(self) -> torch.Tensor:
+        condition, rows = self.conditions.draw(self.batch, self.random)
+        out = self._forward(condition)
+        fake = self._activate(out)
+        self._update(self.critic_adam, self.critic_loss(self.table.dense(rows), fake, condition))
+        loss = self.generator_loss(out, fake, condition)
+        self._update(self.generator_adam, loss)
+        return loss.detach()
+
     def _forward(self, condition: torch.Tensor) -> torch.Tensor:
         noise = self._noise(len(condition), self.random)
         with self.products():
@@ -492,6 +499,6 @@ class _Training:
 
 
 def _adam(module: nn.Module, rate: float, decay: float) -> torch.optim.Adam:
-    return torch.optim.Adam(
-        module.parameters(), lr=rate, betas=(0.5, 0.9), weight_decay=decay, fused=True
-    )
+    parameters = list(module.parameters())
+    usable = replayable(parameters[0].device)
+    return torch.optim.Adam(parameters, lr=rate, betas=(0.5, 0.9), weight_decay=decay, **usable)

@@ -13,6 +13,7 @@ from torch import nn
 
 from generators.base import OnProgress
 from generators.checkpoint import Checkpoint, Parts
+from generators.replay import Replayed, changeable, replayable, set_rate
 from generators.training import (
     EMA,
     BestSoFar,
@@ -88,7 +89,9 @@ class HeldOutDescent(ABC, Generic[N]):
         smaller = 2 ** int(math.log2(max(len(self.rows) / 32, 1)))
         self.batch = min(settings.batch_size, max(smaller, _SMALLEST_BATCH), len(self.rows))
         self.steps_per_epoch = len(self.rows) // self.batch
-        self.adam = torch.optim.AdamW(self._groups(), lr=settings.lr, fused=True)
+        rate = changeable(settings.lr, self.device)
+        self.adam = torch.optim.AdamW(self._groups(), lr=rate, **replayable(self.device))
+        self.descent = Replayed(self._descend, self.random)
         self.ema = EMA(self.network, half_life=_EMA_HALF_LIFE, ramp_up=_EMA_RAMP_UP)
         self.best = BestSoFar(self.network)
         # A buffer of a module, so that a checkpoint holds the epoch's order.
@@ -102,21 +105,12 @@ class HeldOutDescent(ABC, Generic[N]):
 
     def step(self, index: int) -> torch.Tensor:
         """One update; gives the loss per row in nats."""
-        batch = self._next(index)
-        rate = self.settings.lr * warmup_cosine(index, self.total)
-        for group in self.adam.param_groups:
-            group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            each = self.losses(self.network, batch, self.random)
-        loss = each.mean(dim=1).sum()
-        self.adam.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP * len(each))
-        self.adam.step()
+        set_rate(self.adam, self.settings.lr * warmup_cosine(index, self.total))
+        loss = self.descent(self._next(index))
         self.ema.update()
         if (index + 1) % self.evaluate_every == 0 or index + 1 == self.total:
             self._evaluate()
-        return loss.detach()
+        return loss
 
     @property
     def evaluate_every(self) -> int:
@@ -128,6 +122,7 @@ class HeldOutDescent(ABC, Generic[N]):
         return {
             "network": self.network,
             "adam": self.adam,
+            "descent": self.descent,
             "ema": self.ema,
             "best": self.best,
             "epoch": self.epoch,
@@ -160,6 +155,16 @@ class HeldOutDescent(ABC, Generic[N]):
             {"params": decayed, "weight_decay": decay},
             {"params": others, "weight_decay": 0.0},
         ]
+
+    def _descend(self, batch: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            each = self.losses(self.network, batch, self.random)
+        loss = each.mean(dim=1).sum()
+        self.adam.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP * len(each))
+        self.adam.step()
+        return loss.detach()
 
     def _next(self, index: int) -> torch.Tensor:
         at = index % self.steps_per_epoch

@@ -42,6 +42,7 @@ from generators.base import (
 from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
 from generators.image.edm import SIGMA_DATA, ipndm, noise_levels, precondition
+from generators.replay import constant
 from generators.schema import TableSchema
 from generators.tabular.descent import HeldOutDescent, RowNetwork, descend
 from generators.tabular.independent import learnable
@@ -121,7 +122,7 @@ class Places:
         mean = (share * self.x / SIGMA_DATA).unsqueeze(-1)
         variance = (1.0 - share).unsqueeze(-1)
         scaled = (share.sqrt() * self.x / SIGMA_DATA).unsqueeze(-1)
-        waves = torch.tensor(_FREQUENCIES, device=mean.device)
+        waves = constant(_FREQUENCIES, torch.float32, mean.device)
         faded = torch.exp(-0.5 * waves**2 * variance) / waves
         parts = [mean, scaled, variance.sqrt()]
         parts += [faded * (waves * mean).cos(), faded * (waves * mean).sin()]
@@ -191,7 +192,7 @@ class Denoiser(RowNetwork):
 
     def order(self, ranks: torch.Tensor) -> None:
         """Take in the normal scores of tokens (tokens,), NaN where a token has none."""
-        pitch = torch.tensor(_FREQUENCIES, device=ranks.device)
+        pitch = constant(_FREQUENCIES, torch.float32, ranks.device)
         waves = pitch * ranks.unsqueeze(1)
         parts = [ranks.unsqueeze(1), waves.cos() / pitch, waves.sin() / pitch]
         self.get_buffer("waves").copy_(torch.cat(parts, dim=1).nan_to_num(0.0))
@@ -220,7 +221,7 @@ class Denoiser(RowNetwork):
 
     def losses(self, inputs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Minus the log-probability of every token given what is seen, nats, shape (S, B)."""
-        hidden = self._hidden(inputs, list(range(len(self.sizes))))
+        hidden = self._hidden(inputs, slice(None))
         heads = zip(
             self._with_smooth(self.head, self.smooth_head),
             torch.split(self.head_bias, self.sizes),
@@ -234,7 +235,7 @@ class Denoiser(RowNetwork):
 
     def logits(self, inputs: torch.Tensor, at: int) -> torch.Tensor:
         """Logits of sub-column ``at``, shape (B, size), once folded."""
-        hidden = self._hidden(inputs, [at])[0]
+        hidden = self._hidden(inputs, slice(at, at + 1))[0]
         begin = int(self.get_buffer("starts")[at])
         span = slice(begin, begin + self.sizes[at])
         return F.linear(hidden, self.head[span], self.head_bias[span])
@@ -259,24 +260,19 @@ class Denoiser(RowNetwork):
 
     def raw(self, inputs: torch.Tensor) -> torch.Tensor:
         """The network's share of the denoised places (EDM's F), shape (B, R)."""
-        hidden = self._hidden(inputs, self.numbers)
+        numbers = constant(tuple(self.numbers), torch.int64, inputs.device)
+        hidden = self._hidden(inputs, numbers)
         return torch.bmm(hidden, self.place.to(hidden.dtype))[..., 0].t()
 
-    def _hidden(self, inputs: torch.Tensor, targets: list[int]) -> torch.Tensor:
+    def _hidden(self, inputs: torch.Tensor, targets: slice | torch.Tensor) -> torch.Tensor:
         """The last hidden layer of these sub-columns, (T, B, width)."""
-        first: torch.Tensor = self.first
-        bias: torch.Tensor = self.first_bias
-        second: torch.Tensor = self.second
-        second_bias: torch.Tensor = self.second_bias
-        if len(targets) < len(self.sizes):
-            wide = len(self.sizes)
-            first = first.view(wide, self.width, -1)[targets].flatten(0, 1)
-            bias = bias.view(wide, self.width)[targets].flatten()
-            second, second_bias = second[targets], second_bias[targets]
+        wide = len(self.sizes)
+        first = self.first.view(wide, self.width, -1)[targets].flatten(0, 1)
+        bias = self.first_bias.view(wide, self.width)[targets].flatten()
         hidden = F.silu(F.linear(inputs, first, bias))
-        hidden = hidden.view(len(inputs), len(targets), self.width).transpose(0, 1)
-        shift = second_bias.expand(-1, len(inputs), -1)
-        return hidden + F.silu(torch.baddbmm(shift, hidden, second))
+        hidden = hidden.view(len(inputs), -1, self.width).transpose(0, 1)
+        shift = self.second_bias[targets].expand(-1, len(inputs), -1)
+        return hidden + F.silu(torch.baddbmm(shift, hidden, self.second[targets]))
 
 
 @dataclass(kw_only=True)

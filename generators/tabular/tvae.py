@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..checkpoint import Parts
+from ..replay import Replayed, replayable
 from ..training import build, torch_generator
 from .latent import Outputs
 from .neural import (
@@ -171,7 +172,9 @@ class _Training:
         )
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         rate = settings.rate(settings.lr, self.batch)
-        self.adam = torch.optim.Adam(parameters, lr=rate, weight_decay=settings.l2scale, fused=True)
+        usable = replayable(table.device)
+        self.adam = torch.optim.Adam(parameters, lr=rate, weight_decay=settings.l2scale, **usable)
+        self.descent = Replayed(self._descend, self.random)
         self.optimisers: list[torch.optim.Optimizer] = [self.adam]
         # A buffer of a module, so that a checkpoint holds the epoch's order.
         self.epoch = nn.Module()
@@ -185,11 +188,7 @@ class _Training:
             device = self.table.device
             order = torch.randperm(len(self.table), generator=self.random, device=device)
             self.order.copy_(order)
-        loss = self.loss(self.order[at * self.batch : (at + 1) * self.batch])
-        self.adam.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        self.adam.step()
-        return loss.detach()
+        return self.descent(self.order[at * self.batch : (at + 1) * self.batch])
 
     @property
     def order(self) -> torch.Tensor:
@@ -203,6 +202,7 @@ class _Training:
             "decoder": self.decoder,
             "encoder": self.encoder,
             "adam": self.adam,
+            "descent": self.descent,
             "epoch": self.epoch,
             "random": self.random,
         }
@@ -217,6 +217,13 @@ class _Training:
 
     def finish(self) -> None:
         """The decoder is ready as it is."""
+
+    def _descend(self, rows: torch.Tensor) -> torch.Tensor:
+        loss = self.loss(rows)
+        self.adam.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.adam.step()
+        return loss.detach()
 
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
         """The negative evidence lower bound per row, its reconstruction ``loss_factor`` times."""
