@@ -1,7 +1,4 @@
-"""The same code on a GPU: ``pytest -m gpu`` on a machine that has one.
-
-The other tests of this folder run there too, since ``device="auto"`` takes the GPU.
-"""
+"""The same code on a GPU: ``pytest -m gpu`` on a machine that has one."""
 
 from __future__ import annotations
 
@@ -16,10 +13,12 @@ import torch
 from torch import nn
 
 from generators import GENERATORS, Generator, Images, TableSchema, load_generator
-from generators.base import Progress, Resumable
+from generators.base import Density, Progress, Resumable
 from generators.checkpoint import Checkpoint
 from generators.replay import Replayed, changeable, replayable, set_rate
 from generators.schema import Data, ImageSchema, Schema
+
+from ..conftest import make_toy_table
 
 pytestmark = [
     pytest.mark.gpu,
@@ -143,20 +142,33 @@ def test_every_family_learns_on_a_gpu(
         assert np.abs(sample.pixels.astype(int) - other.pixels.astype(int)).mean() < 1.0
 
 
-@pytest.mark.parametrize("name", ["autoregressive", "table-diffusion", "table-flow", "tvae"])
-def test_a_gpu_learns_what_a_cpu_learns(name: str, table: pd.DataFrame) -> None:
-    schema = TableSchema.infer(table)
-    ends = []
+@pytest.mark.parametrize("name", ["autoregressive", "table-flow"])
+def test_a_gpu_learns_what_a_cpu_learns(name: str) -> None:
+    table = make_toy_table(6000).drop(columns=["comment"])
+    fresh, schema = table[4000:].reset_index(drop=True), TableSchema.infer(table)
+    found = []
     for device in ("cpu", "cuda"):
-        losses: list[float] = []
+        learned = model(name, device=device, epochs=10).fit(table[:4000], schema)
+        assert isinstance(learned, Density)
+        logs = learned.log_density(fresh)
+        found.append(float(logs[np.isfinite(logs)].mean()))
+    assert found[1] == pytest.approx(found[0], abs=0.3)
 
-        def note(progress: Progress, losses: list[float] = losses) -> None:
-            if progress.phase == "fit" and progress.loss is not None:
-                losses.append(progress.loss)
 
-        model(name, device=device).fit(table, schema, progress=note)
-        ends.append(losses[-1])
-    assert ends[1] == pytest.approx(ends[0], rel=0.1)
+@pytest.mark.parametrize("name", ["ctgan", "table-diffusion", "tvae"])
+def test_a_gpu_makes_what_a_cpu_makes(name: str) -> None:
+    table = make_toy_table(4000)[["age", "debt", "city", "country", "member", "grade"]]
+    schema = TableSchema.infer(table)
+    errors = []
+    for device in ("cpu", "cuda"):
+        made = model(name, device=device).fit(table, schema).sample(4000, seed=1)
+        assert isinstance(made, pd.DataFrame)
+        shares = [
+            frame.groupby(["country", "member", frame["age"] // 20]).size() / len(frame)
+            for frame in (table, made)
+        ]
+        errors.append(float(shares[0].sub(shares[1], fill_value=0.0).abs().sum() / 2))
+    assert errors[1] < errors[0] + 0.05
 
 
 class Interrupted(Exception):
@@ -201,5 +213,6 @@ def test_an_interrupted_training_goes_on(
     assert max(first) >= stopped > 0
     ours, theirs = (dict(getattr(one, "loss_history_", [])) for one in (resumed, whole))
     assert ours.keys() == theirs.keys()
-    # Sums by atomic additions differ in their last bits, and steps carry that on.
-    assert list(ours.values()) == pytest.approx(list(theirs.values()), rel=0.1, abs=0.1)
+    # Sums by atomic additions differ in their last bits, which an adversarial training magnifies.
+    soon = [at for at in ours if at <= stopped + 100]
+    assert [ours[at] for at in soon] == pytest.approx([theirs[at] for at in soon], rel=0.1, abs=0.1)
