@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,45 +21,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from generators.base import (
-    Block,
-    Conditional,
-    Density,
-    Modality,
-    OnProgress,
-    ParameterError,
-    Resumable,
-    derive_seed,
-)
-from generators.conditions import Cells, Conditions, allowed_values
+from generators.base import Block, Density, ParameterError, derive_seed
+from generators.conditions import Cells
 from generators.encoding import EncodedTable, TableCodec
-from generators.schema import TableSchema
-from generators.tabular.descent import HeldOutDescent, RowNetwork, descend
-from generators.tabular.independent import learnable
-from generators.tabular.neural import check_positive
+from generators.tabular.descent import HeldOutDescent, RowNetwork
 from generators.tabular.ordering import column_order, mutual_information
 from generators.tabular.resampling import systematic
+from generators.tabular.token_model import TokenModel
 from generators.tabular.tokens import TwoLevelTokens
-from generators.tabular.verbatim import (
-    CopyGuard,
-    judged_guard,
-    replace_copies,
-)
-from generators.training import (
-    build,
-    load_module_arrays,
-    module_arrays,
-    resolve_device,
-    torch_generator,
-)
+from generators.training import torch_generator
 
 _MICRO_BATCH = 1024
 """Rows per forward pass of a sample. Part of the format: a change changes all samples."""
 # Rows that a level of the target needs for the target to come first.
 _MIN_LEVEL = 160
-# Numbers that stand for a whole row, about at most: the work of a step grows with the columns times
-# these.
-_EMBEDDINGS = 1024
 # Rows drawn under conditions for each that is kept: sampling importance resampling (Rubin 1987),
 # from the conditioned columns first to the order that the model knows best.
 _POOL = 4
@@ -187,70 +162,38 @@ class ConditionalNetwork(RowNetwork):
 
 
 @dataclass(kw_only=True)
-class Autoregressive(Resumable, Conditional, Density):
+class Autoregressive(TokenModel[ConditionalNetwork], Density):
     """Any-order autoregression (arXiv 1310.1757) over coarse and fine tokens of every column.
 
     Attributes:
-        epochs: passes over the table, at most; training stops early where the likelihood of rows
-            held out from it no longer rises.
-        max_steps: steps, at most, whatever the epochs.
-        batch_size: rows per step, at most; small tables take fewer.
-        embedding: numbers that stand for a token; fewer in tables of more than 64 columns.
-        width: of the hidden layers of each column's network.
-        lr: highest learning rate (AdamW, a short warm-up, then a cosine).
-        weight_decay: of AdamW.
         fixed_order: share of the training rows that are seen in the order of sampling; the others
             are seen in random orders, which conditional sampling and imputation need.
-        max_minutes: training stops earlier, after as many steps as the first seconds promise to
-            fit into this time; None for no limit. The number of steps then depends on the machine.
-        device: ``auto``, ``cpu`` or ``cuda``; where training runs. Sampling runs on the CPU.
-        verbatim_guard: draw a row again where it equals a training row, until such rows are as
-            rare as among fresh real rows.
     """
 
     epochs: int = 12
     max_steps: int = 8000
-    batch_size: int = 512
-    embedding: int = 16
-    width: int = 64
     lr: float = 2e-3
-    weight_decay: float = 0.01
     fixed_order: float = 0.7
-    max_minutes: float | None = None
-    device: str = "auto"
-    verbatim_guard: bool = True
 
     name: ClassVar[str] = "autoregressive"
     suits: ClassVar[str] = (
         "the default for tables: the most faithful, in well under a minute on two cores"
     )
-    modality: ClassVar[Modality] = "table"
 
     def __post_init__(self) -> None:
-        names = ("epochs", "max_steps", "batch_size", "embedding", "width", "lr")
-        check_positive(self.name, **{name: getattr(self, name) for name in names})
-        if self.max_minutes is not None:
-            check_positive(self.name, max_minutes=self.max_minutes)
-        if self.weight_decay < 0 or not 0 <= self.fixed_order <= 1:
+        super().__post_init__()
+        if not 0 <= self.fixed_order <= 1:
             raise ParameterError(
-                f"weight_decay of {self.name} must be at least 0 and fixed_order between 0 and 1, "
-                f"got {self.weight_decay} and {self.fixed_order}; try 0.01 and 0.7"
+                f"fixed_order of {self.name} must be between 0 and 1, got {self.fixed_order}; "
+                "try 0.7"
             )
 
-    def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
-        device = resolve_device(self.device)
-        self.codec_, encoded = learnable(data, schema)
+    def _prepare(self, encoded: EncodedTable) -> None:
         self.tokens_ = TwoLevelTokens.fit(self.codec_, encoded)
         self.order_ = self._sampling_order(self.codec_, encoded)
-        rows = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32)).to(device)
-        training, self.loss_history_ = descend(
-            lambda total: _Training(self, rows, total), self, self.checkpoint, progress
-        )
-        self.network_: ConditionalNetwork = training.result()
-        draw = self._draw_rows if self.verbatim_guard else None
-        seed = derive_seed(self.name, self.seed, "probe")
-        held = training.held.cpu().numpy()
-        self.guard_, self.keep_ = judged_guard(encoded, held, self.codec_, seed, draw)
+
+    def _training(self, _: EncodedTable, tokens: torch.Tensor) -> Callable[[int], _Training]:
+        return lambda total: _Training(self, tokens, total)
 
     def _sampling_order(self, codec: TableCodec, encoded: EncodedTable) -> list[int]:
         """Sub-columns: those of the telling columns first, a fine one after its coarse one."""
@@ -259,42 +202,24 @@ class Autoregressive(Resumable, Conditional, Density):
         subs = self.tokens_.subcolumns
         return [at for column in columns for at, sub in enumerate(subs) if sub.column == column]
 
-    def _sample_block(self, block: Block) -> pd.DataFrame:
-        encoded = self._draw_rows(block.size, block.seed)
-        if self.verbatim_guard:
-            replace_copies(encoded, self.guard_, self.codec_, block.seed, self._draw_rows)
-        frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
-        return frame
-
     def _draw_rows(self, n: int, seed: int) -> EncodedTable:
         nothing = np.zeros((n, len(self.order_)), np.int64)
         tokens, _ = self._complete(nothing, nothing > 0, self.order_, seed)
         return self.tokens_.decode(tokens, np.random.default_rng(seed))
 
-    def _sample_block_where(
-        self, block: Block, cells: Mapping[int, Cells], conditions: Conditions
-    ) -> EncodedTable:
+    def _draw_where(self, n: int, seed: int, cells: Mapping[int, Cells]) -> EncodedTable | None:
         share = self._shares(cells)
         first = [at for at in self.order_ if self.tokens_.subcolumns[at].column in cells]
         order = [*first, *(at for at in self.order_ if at not in first)]
-
-        def draw(n: int, seed: int) -> EncodedTable:
-            # One batch costs the same however few rows it has.
-            nothing = np.zeros((max(n * _POOL, _MICRO_BATCH), len(order)), np.int64)
-            pool, proposed = self._complete(nothing, nothing > 0, order, seed, share)
-            weights = np.exp(self._log_target(pool, share) - proposed)
-            if n and not weights.mean() > _NO_SUPPORT:
-                raise conditions.unsupported(self.codec_.columns[p].column.name for p in cells)
-            rng = np.random.default_rng(derive_seed("resample", seed))
-            kept = rng.permutation(systematic(weights, n, rng))
-            rows = self.tokens_.decode(pool[kept], np.random.default_rng(seed), cells)
-            settled: EncodedTable = self.codec_.settle(rows, allowed_values(cells))
-            return settled
-
-        encoded = draw(block.size, block.seed)
-        if self.verbatim_guard:
-            replace_copies(encoded, self.guard_, self.codec_, block.seed, draw, self.keep_)
-        return encoded
+        # One batch costs the same however few rows it has.
+        nothing = np.zeros((max(n * _POOL, _MICRO_BATCH), len(order)), np.int64)
+        pool, proposed = self._complete(nothing, nothing > 0, order, seed, share)
+        weights = np.exp(self._log_target(pool, share) - proposed)
+        if n and not weights.mean() > _NO_SUPPORT:
+            return None
+        rng = np.random.default_rng(derive_seed("resample", seed))
+        kept = rng.permutation(systematic(weights, n, rng))
+        return self.tokens_.decode(pool[kept], np.random.default_rng(seed), cells)
 
     def _shares(self, cells: Mapping[int, Cells]) -> dict[int, torch.Tensor]:
         """For the sub-columns of these columns the share of each token that is allowed."""
@@ -326,12 +251,10 @@ class Autoregressive(Resumable, Conditional, Density):
     def _fill_block(
         self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray
     ) -> EncodedTable:
-        share = {}
+        share: dict[int, torch.Tensor] = {}
         for column in np.flatnonzero(present).tolist():
-            codec, first = self.codec_.columns[column], self.tokens_.first_of(column)
-            if codec.missing and codec.size > 1:
-                share[first] = torch.ones(self.tokens_.subcolumns[first].size)
-                share[first][codec.missing_code] = 0.0
+            allowed = torch.from_numpy(self.tokens_.not_missing(column)).float()
+            share[self.tokens_.first_of(column)] = allowed
         known = given[:, [sub.column for sub in self.tokens_.subcolumns]]
         rows = np.repeat(np.arange(len(given)), _POOL)
         tokens = np.where(known, self.tokens_.encode(encoded), 0)[rows]
@@ -457,39 +380,23 @@ class Autoregressive(Resumable, Conditional, Density):
         return total.numpy()
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        state = {
-            "codec": self.codec_.to_json(),
-            "cells": self.tokens_.to_json(),
-            "order": self.order_,
-            "natural": self.guard_.natural,
-            "keep": self.keep_,
-        }
-        arrays = {**module_arrays(self.network_, "network."), **self.tokens_.arrays()}
-        return {**arrays, "once": self.guard_.once}, state
+        arrays, state = super()._state()
+        return arrays, {**state, "order": self.order_}
 
     def _restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
-        schema: Any = self.schema_
-        self.codec_ = TableCodec.from_json(schema, state["codec"])
-        self.tokens_ = TwoLevelTokens.restore(self.codec_, arrays, state["cells"])
         self.order_ = [int(at) for at in state["order"]]
-        self.guard_ = CopyGuard(arrays["once"], float(state["natural"]))
-        self.keep_ = float(state["keep"])
-        # The weights are overwritten; the seed only has to be some seed.
-        self.network_ = build(self._network, "cpu", torch_generator("cpu", self.name, "restore"))
-        load_module_arrays(self.network_, arrays, "network.")
-        self.network_.eval().requires_grad_(False)
+        super()._restore(arrays, state)
 
     def _network(self) -> ConditionalNetwork:
-        embedding = min(self.embedding, max(_EMBEDDINGS // len(self.tokens_.sizes), 2))
-        return ConditionalNetwork(self.tokens_.sizes, embedding, self.width)
+        sizes = self.tokens_.sizes
+        return ConditionalNetwork(sizes, self._embedding(len(sizes)), self.width)
 
 
 class _Training(HeldOutDescent[ConditionalNetwork]):
     """Training in the order of sampling and, for some of the rows, in orders of their own."""
 
     def __init__(self, settings: Autoregressive, rows: torch.Tensor, total: int = 1000) -> None:
-        weights = torch_generator("cpu", settings.name, settings.seed, "weights")
-        super().__init__(build(settings._network, rows.device, weights), rows, settings, total)
+        super().__init__(settings._untrained(rows.device), rows, settings, total)
         self.tokens, self.fixed_order = settings.tokens_, settings.fixed_order
         place = torch.empty(rows.shape[1])
         place[torch.tensor(settings.order_)] = torch.arange(rows.shape[1]) / rows.shape[1]

@@ -124,11 +124,7 @@ class CellTable:
 
     def not_missing(self, column: int) -> np.ndarray:
         """The evidence that a column is not missing, unless it is never anything else."""
-        codec = self.tokens.codec.columns[column]
-        allowed = np.ones(self.tokens.sizes[column])
-        if codec.missing and codec.size > 1:
-            allowed[codec.missing_code] = 0.0
-        return self.groups[column].evidence(allowed)
+        return self.groups[column].evidence(self.tokens.not_missing(column))
 
     def decode(
         self,

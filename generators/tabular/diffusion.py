@@ -19,54 +19,29 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from scipy.special import ndtr, ndtri
 from torch import nn
 
-from generators.base import (
-    Block,
-    Conditional,
-    Modality,
-    OnProgress,
-    ParameterError,
-    Resumable,
-    derive_seed,
-)
-from generators.conditions import Cells, Conditions, allowed_values
-from generators.encoding import EncodedTable, TableCodec
+from generators.base import Block, ParameterError, derive_seed
+from generators.conditions import Cells
+from generators.encoding import EncodedTable
 from generators.image.edm import SIGMA_DATA, ipndm, noise_levels, precondition
 from generators.replay import constant
-from generators.schema import TableSchema
-from generators.tabular.descent import HeldOutDescent, RowNetwork, descend
-from generators.tabular.independent import learnable
-from generators.tabular.neural import check_positive
+from generators.tabular.descent import HeldOutDescent, RowNetwork
 from generators.tabular.resampling import systematic
+from generators.tabular.token_model import TokenModel
 from generators.tabular.tokens import TwoLevelTokens
-from generators.tabular.verbatim import (
-    CopyGuard,
-    judged_guard,
-    replace_copies,
-)
-from generators.training import (
-    build,
-    load_module_arrays,
-    module_arrays,
-    resolve_device,
-    torch_generator,
-)
+from generators.training import torch_generator
 
 _MICRO_BATCH = 256
 """Rows per forward pass of a sample. Part of the format: a change changes all samples."""
-# Numbers that stand for a whole row, about at most: the work of a step grows with the columns times
-# these.
-_EMBEDDINGS = 1024
 # Candidates for each row under several conditions, and at least (sampling importance resampling,
 # Rubin 1987).
 _POOL, _MIN_POOL = 8, 1024
@@ -276,57 +251,29 @@ class Denoiser(RowNetwork):
 
 
 @dataclass(kw_only=True)
-class TableDiffusion(Resumable, Conditional):
+class TableDiffusion(TokenModel[Denoiser]):
     """Masked and Gaussian diffusion over all columns, by one denoiser.
 
     Attributes:
-        epochs: passes over the table, at most; training stops early where the loss of rows held
-            out from it no longer falls.
-        max_steps: steps, at most, whatever the epochs.
-        batch_size: rows per step, at most; small tables take fewer.
         cells: of a number with more values than atoms can stand for; within a cell numbers are
             drawn by Gaussian diffusion.
-        embedding: numbers that stand for a token; fewer in tables of more than 64 columns.
-        width: of the hidden layers of each column's network.
-        lr: highest learning rate (AdamW, a short warm-up, then a cosine).
-        weight_decay: of AdamW.
         evaluations: of the denoiser, with which a sample's numbers are denoised (NFE), beside one
             for each column that has tokens.
-        max_minutes: training stops earlier, after as many steps as the first seconds promise to
-            fit into this time; None for no limit. The number of steps then depends on the machine.
-        device: ``auto``, ``cpu`` or ``cuda``; where training runs. Sampling runs on the CPU.
-        verbatim_guard: draw a row again where it equals a training row, until such rows are as
-            rare as among fresh real rows.
     """
 
     epochs: int = 30
     max_steps: int = 6000
-    batch_size: int = 512
-    cells: int = 32
-    embedding: int = 16
-    width: int = 64
     lr: float = 3e-3
-    weight_decay: float = 0.01
+    cells: int = 32
     evaluations: int = 20
-    max_minutes: float | None = None
-    device: str = "auto"
-    verbatim_guard: bool = True
 
     name: ClassVar[str] = "table-diffusion"
     suits: ClassVar[str] = (
         "tables to be completed or sampled under conditions: it knows every conditional alike"
     )
-    modality: ClassVar[Modality] = "table"
 
     def __post_init__(self) -> None:
-        names = ("epochs", "max_steps", "batch_size", "embedding", "width", "lr")
-        check_positive(self.name, **{name: getattr(self, name) for name in names})
-        if self.max_minutes is not None:
-            check_positive(self.name, max_minutes=self.max_minutes)
-        if self.weight_decay < 0:
-            raise ParameterError(
-                f"weight_decay of {self.name} must be at least 0, got {self.weight_decay}; try 0.01"
-            )
+        super().__post_init__()
         for name, least in (("cells", 4), ("evaluations", 2)):
             if getattr(self, name) < least:
                 raise ParameterError(
@@ -334,26 +281,18 @@ class TableDiffusion(Resumable, Conditional):
                     "raise it"
                 )
 
-    def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
-        device = resolve_device(self.device)
-        self.codec_, encoded = learnable(data, schema)
-        self._take_tokens(TwoLevelTokens.fit(self.codec_, encoded, coarse=self.cells, fine=1))
-        rng = np.random.default_rng(derive_seed(self.name, self.seed, "places"))
-        tokens = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32)).to(device)
-        places = self._places(encoded, rng).to(device)
-        training, self.loss_history_ = descend(
-            lambda total: _Training(self, tokens, places, total), self, self.checkpoint, progress
-        )
-        self.network_: Denoiser = training.result()
-        self.network_.fold()
-        draw = self._draw_rows if self.verbatim_guard else None
-        seed = derive_seed(self.name, self.seed, "probe")
-        held = training.held.cpu().numpy()
-        self.guard_, self.keep_ = judged_guard(encoded, held, self.codec_, seed, draw)
+    def _prepare(self, encoded: EncodedTable) -> None:
+        self.tokens_ = TwoLevelTokens.fit(self.codec_, encoded, coarse=self.cells, fine=1)
 
-    def _take_tokens(self, tokens: TwoLevelTokens) -> None:
-        self.tokens_ = tokens
-        self.numbers_ = [at for at, cells in enumerate(tokens.cells) if cells is not None]
+    def _training(self, encoded: EncodedTable, tokens: torch.Tensor) -> Callable[[int], _Training]:
+        rng = np.random.default_rng(derive_seed(self.name, self.seed, "places"))
+        places = self._places(encoded, rng).to(tokens.device)
+        return lambda total: _Training(self, tokens, places, total)
+
+    @property
+    def _numbers(self) -> list[int]:
+        """The columns that have cells, ascending."""
+        return [at for at, cells in enumerate(self.tokens_.cells) if cells is not None]
 
     def _ranks(self, tokens: np.ndarray) -> np.ndarray:
         """Normal scores of all tokens among the numbers of these rows (N, S), else NaN."""
@@ -374,8 +313,8 @@ class TableDiffusion(Resumable, Conditional):
 
     def _places(self, encoded: EncodedTable, rng: np.random.Generator) -> torch.Tensor:
         """The clean places of the numbers of rows, (N, R), NaN where a cell has none."""
-        places = np.full((len(encoded), len(self.numbers_)), np.nan, np.float32)
-        for at, column in enumerate(self.numbers_):
+        places = np.full((len(encoded), len(self._numbers)), np.nan, np.float32)
+        for at, column in enumerate(self._numbers):
             cells, values = self.tokens_.cells[column], encoded.values[:, column]
             between = np.isfinite(values)
             assert cells is not None
@@ -383,34 +322,17 @@ class TableDiffusion(Resumable, Conditional):
             places[between, at] = SIGMA_DATA * ndtri(place)
         return torch.from_numpy(places)
 
-    def _sample_block(self, block: Block) -> pd.DataFrame:
-        encoded = self._draw_rows(block.size, block.seed)
-        if self.verbatim_guard:
-            replace_copies(encoded, self.guard_, self.codec_, block.seed, self._draw_rows)
-        frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
-        return frame
-
     def _draw_rows(self, n: int, seed: int) -> EncodedTable:
-        return self._completed(_Rows.nothing(n, self.tokens_, self.numbers_), seed)
+        return self._completed(_Rows.nothing(n, self.tokens_, self._numbers), seed)
 
-    def _sample_block_where(
-        self, block: Block, cells: Mapping[int, Cells], conditions: Conditions
-    ) -> EncodedTable:
-        def draw(n: int, seed: int) -> EncodedTable:
-            rows, weights = self._conditioned(n, seed, cells)
-            if n and not weights.mean() > _NO_SUPPORT:
-                raise conditions.unsupported(self.codec_.columns[at].column.name for at in cells)
-            rng = np.random.default_rng(derive_seed("resample", seed))
-            kept = rng.permutation(systematic(weights, n, rng))
-            chosen = self._settled(rows.take(kept), cells, rng)
-            drawn = self._completed(chosen, derive_seed("rest", seed))
-            settled: EncodedTable = self.codec_.settle(drawn, allowed_values(cells))
-            return settled
-
-        encoded = draw(block.size, block.seed)
-        if self.verbatim_guard:
-            replace_copies(encoded, self.guard_, self.codec_, block.seed, draw, self.keep_)
-        return encoded
+    def _draw_where(self, n: int, seed: int, cells: Mapping[int, Cells]) -> EncodedTable | None:
+        rows, weights = self._conditioned(n, seed, cells)
+        if n and not weights.mean() > _NO_SUPPORT:
+            return None
+        rng = np.random.default_rng(derive_seed("resample", seed))
+        kept = rng.permutation(systematic(weights, n, rng))
+        chosen = self._settled(rows.take(kept), cells, rng)
+        return self._completed(chosen, derive_seed("rest", seed))
 
     def _conditioned(
         self, n: int, seed: int, cells: Mapping[int, Cells]
@@ -420,7 +342,7 @@ class TableDiffusion(Resumable, Conditional):
         share = {at: torch.from_numpy(self._share(at, cell)).float() for at, cell in cells.items()}
         parts, weights = [], []
         generator = torch_generator("cpu", self.name, "where", seed)
-        for part, count in _Rows.nothing(pool, self.tokens_, self.numbers_).batches():
+        for part, count in _Rows.nothing(pool, self.tokens_, self._numbers).batches():
             drawn, likely = self._unmask(part, list(cells), generator, share)
             parts.append(drawn.take(slice(count)))
             weights.append(likely[:count].exp().numpy())
@@ -435,7 +357,7 @@ class TableDiffusion(Resumable, Conditional):
         drawn = self.tokens_.decode(rows.tokens.numpy(), rng, cells)
         values = rows.values.copy()
         for column, allowed in cells.items():
-            if column in self.numbers_:
+            if column in self._numbers:
                 share = self._share(column, allowed)[rows.tokens[:, column].numpy()]
                 cut = (share < 1) & np.isfinite(drawn.values[:, column])
                 values[cut, column] = drawn.values[cut, column]
@@ -448,16 +370,14 @@ class TableDiffusion(Resumable, Conditional):
     def _fill_block(
         self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray
     ) -> EncodedTable:
-        share = {}
-        for column in np.flatnonzero(present).tolist():
-            codec = self.codec_.columns[column]
-            if codec.missing and codec.size > 1:
-                share[column] = torch.ones(self.tokens_.sizes[column])
-                share[column][codec.missing_code] = 0.0
+        share = {
+            column: torch.from_numpy(self.tokens_.not_missing(column)).float()
+            for column in np.flatnonzero(present).tolist()
+        }
         tokens = torch.from_numpy(np.where(given, self.tokens_.encode(encoded), 0))
         known = torch.from_numpy(given.copy())
         values = np.where(given, encoded.values, np.nan)
-        rows = replace(_Rows.nothing(len(given), self.tokens_, self.numbers_), known=known)
+        rows = replace(_Rows.nothing(len(given), self.tokens_, self._numbers), known=known)
         rows = self._with_values(replace(rows, tokens=tokens), values, block.rng())
         drawn = self._completed(rows, block.seed, share)
         codes = np.where(given, encoded.codes, drawn.codes)
@@ -534,15 +454,15 @@ class TableDiffusion(Resumable, Conditional):
 
     def _between(self, tokens: torch.Tensor) -> torch.Tensor:
         """Which of the columns with cells hold one, bool, (B, R)."""
-        return tokens[:, self.numbers_] >= torch.tensor(self._first_cells(), dtype=torch.int64)
+        return tokens[:, self._numbers] >= torch.tensor(self._first_cells(), dtype=torch.int64)
 
     def _first_cells(self) -> list[int]:
-        return [self.codec_.columns[column].size - 1 for column in self.numbers_]
+        return [self.codec_.columns[column].size - 1 for column in self._numbers]
 
     def _decoded(self, rows: _Rows, rng: np.random.Generator) -> EncodedTable:
         tokens = rows.tokens.numpy()
         encoded = self.tokens_.decode(tokens, rng)
-        for at, (column, first) in enumerate(zip(self.numbers_, self._first_cells(), strict=True)):
+        for at, (column, first) in enumerate(zip(self._numbers, self._first_cells(), strict=True)):
             cells = self.tokens_.cells[column]
             assert cells is not None
             between = np.flatnonzero(tokens[:, column] >= first)
@@ -552,36 +472,15 @@ class TableDiffusion(Resumable, Conditional):
             encoded.values[between, column] = np.where(np.isfinite(fixed), fixed, made)
         return encoded
 
-    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        state = {
-            "codec": self.codec_.to_json(),
-            "cells": self.tokens_.to_json(),
-            "natural": self.guard_.natural,
-            "keep": self.keep_,
-        }
-        arrays = {**module_arrays(self.network_, "network."), **self.tokens_.arrays()}
-        return {**arrays, "once": self.guard_.once}, state
-
-    def _restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
-        schema: Any = self.schema_
-        self.codec_ = TableCodec.from_json(schema, state["codec"])
-        self._take_tokens(TwoLevelTokens.restore(self.codec_, arrays, state["cells"]))
-        self.guard_ = CopyGuard(arrays["once"], float(state["natural"]))
-        self.keep_ = float(state["keep"])
-        # The weights are overwritten; the seed only has to be some seed.
-        self.network_ = build(self._network, "cpu", torch_generator("cpu", self.name, "restore"))
-        load_module_arrays(self.network_, arrays, "network.")
-        self.network_.eval().requires_grad_(False)
-
     def _network(self) -> Denoiser:
         sizes = self.tokens_.sizes
-        embedding = min(self.embedding, max(_EMBEDDINGS // len(sizes), 2))
+        embedding = self._embedding(len(sizes))
         ordered = [
             at
             for at, codec in enumerate(self.codec_.columns)
             if not codec.column.discrete and sizes[at] >= _LEAST_ORDERED
         ]
-        return Denoiser(sizes, self.numbers_, ordered, embedding, self.width)
+        return Denoiser(sizes, self._numbers, ordered, embedding, self.width)
 
 
 def denoised(
@@ -661,12 +560,11 @@ class _Training(HeldOutDescent[Denoiser]):
         places: torch.Tensor,
         total: int = 1000,
     ) -> None:
-        device, name, seed = tokens.device, settings.name, settings.seed
-        network = build(settings._network, device, torch_generator("cpu", name, seed, "weights"))
+        device, network = tokens.device, settings._untrained(tokens.device)
         ranks = torch.from_numpy(settings._ranks(tokens.cpu().numpy())).float()
         network.order(ranks.to(device))
         self.places = places
-        self.numbers = torch.tensor(settings.numbers_, dtype=torch.int64, device=device)
+        self.numbers = torch.tensor(settings._numbers, dtype=torch.int64, device=device)
         # The number of a row leads to its places, which are not whole.
         number = torch.arange(len(tokens), dtype=tokens.dtype, device=device)
         rows = torch.cat([tokens, number.unsqueeze(1)], dim=1)
@@ -681,6 +579,12 @@ class _Training(HeldOutDescent[Denoiser]):
         if len(self.numbers) == 0:
             return bound
         return torch.cat([bound, self._noised(network, tokens, places, random)])
+
+    def result(self) -> Denoiser:
+        """The best average, folded, on the CPU."""
+        network = super().result()
+        network.fold()
+        return network
 
     def _masked(
         self,

@@ -12,7 +12,7 @@ that come late, candidates are weighted and resampled as they grow (Gordon, Salm
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,43 +22,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from generators.base import (
-    Block,
-    Conditional,
-    Density,
-    Modality,
-    OnProgress,
-    ParameterError,
-    Resumable,
-    derive_seed,
-)
-from generators.conditions import Cells, Conditions, allowed_values
-from generators.encoding import EncodedTable, TableCodec
-from generators.schema import TableSchema
+from generators.base import Block, Density, ParameterError
+from generators.conditions import Cells
+from generators.encoding import EncodedTable
 from generators.tabular.cell_model import chunks
 from generators.tabular.cells import draw_each
-from generators.tabular.descent import HeldOutDescent, RowNetwork, descend
-from generators.tabular.independent import learnable
-from generators.tabular.neural import check_positive
+from generators.tabular.descent import HeldOutDescent, RowNetwork
 from generators.tabular.ordering import column_order, mutual_information
 from generators.tabular.resampling import systematic_each
 from generators.tabular.spline import Bins, Line, lines, piece
+from generators.tabular.token_model import TokenModel
 from generators.tabular.tokens import TwoLevelTokens
-from generators.tabular.verbatim import CopyGuard, judged_guard, replace_copies
-from generators.training import (
-    build,
-    load_module_arrays,
-    module_arrays,
-    resolve_device,
-    torch_generator,
-)
 
 # Tokens of the values of a continuous column, about at most: so fine is what the flow tells apart.
 _TOKENS = 1024
 # Rows that a level of the target needs for the target to come first.
 _MIN_LEVEL = 160
-# Numbers that stand for a whole row, about at most.
-_EMBEDDINGS = 1024
 # Of a bin: in training a shorter stretch counts as its middle.
 _NARROW = 0.05
 _TINY = 1e-30
@@ -207,87 +186,44 @@ class SplineNetwork(RowNetwork):
 
 
 @dataclass(kw_only=True)
-class TableFlow(Resumable, Conditional, Density):
+class TableFlow(TokenModel[SplineNetwork], Density):
     """Autoregressive flow of rational-quadratic splines (arXiv 1906.04032, arXiv 1705.07057).
 
     Attributes:
         bins: of the spline of each column, about; every category has one where there are no more.
-        epochs: passes over the table, at most; training stops early where the likelihood of rows
-            held out from it no longer rises.
-        max_steps: steps, at most, whatever the epochs.
-        batch_size: rows per step, at most; small tables take fewer.
-        embedding: numbers that stand for a token; fewer in tables of more than 64 columns.
-        width: of the hidden layers of each column's network.
-        lr: highest learning rate (AdamW, a short warm-up, then a cosine).
-        weight_decay: of AdamW.
-        max_minutes: training stops earlier, after as many steps as the first seconds promise to
-            fit into this time; None for no limit. The number of steps then depends on the machine.
-        device: ``auto``, ``cpu`` or ``cuda``; where training runs. Sampling runs on the CPU.
-        verbatim_guard: draw a row again where it equals a training row, until such rows are as
-            rare as among fresh real rows.
     """
 
-    bins: int = 64
     epochs: int = 16
     max_steps: int = 8000
-    batch_size: int = 512
-    embedding: int = 16
-    width: int = 64
     lr: float = 2e-3
-    weight_decay: float = 0.01
-    max_minutes: float | None = None
-    device: str = "auto"
-    verbatim_guard: bool = True
+    bins: int = 64
 
     name: ClassVar[str] = "table-flow"
     suits: ClassVar[str] = (
         "an exact density, nearly as faithful as `autoregressive` and sampled faster; few weights "
         "for many levels"
     )
-    modality: ClassVar[Modality] = "table"
 
     def __post_init__(self) -> None:
-        names = ("epochs", "max_steps", "batch_size", "embedding", "width", "lr")
-        check_positive(self.name, **{name: getattr(self, name) for name in names})
-        if self.max_minutes is not None:
-            check_positive(self.name, max_minutes=self.max_minutes)
-        if self.bins < 2 or self.weight_decay < 0:
-            raise ParameterError(
-                f"bins of {self.name} must be at least 2 and weight_decay at least 0, got "
-                f"{self.bins} and {self.weight_decay}; try 64 and 0.01"
-            )
+        super().__post_init__()
+        if self.bins < 2:
+            raise ParameterError(f"bins of {self.name} must be at least 2, got {self.bins}; try 64")
 
-    def _fit(self, data: pd.DataFrame, schema: TableSchema, progress: OnProgress) -> None:
-        device = resolve_device(self.device)
-        self.codec_, encoded = learnable(data, schema)
+    def _prepare(self, encoded: EncodedTable) -> None:
         self.tokens_ = TwoLevelTokens.fit(self.codec_, encoded, coarse=_TOKENS, fine=1)
         information = mutual_information(encoded, self.codec_, self.seed)
         self.lines_ = lines(self.codec_, encoded, self.tokens_, self.bins, information)
         self.order_ = column_order(information, self.codec_, encoded, _MIN_LEVEL)
-        rows = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32)).to(device)
-        training, self.loss_history_ = descend(
-            lambda total: _Training(self, rows, total), self, self.checkpoint, progress
-        )
-        self.network_: SplineNetwork = training.result()
-        self._ready()
-        draw = self._draw_rows if self.verbatim_guard else None
-        seed = derive_seed(self.name, self.seed, "probe")
-        held = training.held.cpu().numpy()
-        self.guard_, self.keep_ = judged_guard(encoded, held, self.codec_, seed, draw)
 
-    def _ready(self) -> None:
-        self.columns_ = [_Column(self.network_, at) for at in range(len(self.lines_))]
+    def _training(self, _: EncodedTable, tokens: torch.Tensor) -> Callable[[int], _Training]:
+        return lambda total: _Training(self, tokens, total)
 
     def _network(self) -> SplineNetwork:
-        embedding = min(self.embedding, max(_EMBEDDINGS // len(self.lines_), 2))
+        embedding = self._embedding(len(self.lines_))
         return SplineNetwork(self.lines_, self.order_, embedding, self.width)
 
-    def _sample_block(self, block: Block) -> pd.DataFrame:
-        encoded = self._draw_rows(block.size, block.seed)
-        if self.verbatim_guard:
-            replace_copies(encoded, self.guard_, self.codec_, block.seed, self._draw_rows)
-        frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
-        return frame
+    def _ready_to_sample(self) -> None:
+        self.columns_ = [_Column(self.network_, at) for at in range(len(self.lines_))]
 
     def _draw_rows(self, n: int, seed: int) -> EncodedTable:
         rng, walk = np.random.default_rng(seed), _Walk(self.columns_, self.order_, {})
@@ -296,38 +232,25 @@ class TableFlow(Resumable, Conditional, Density):
             walk(tokens[rows], np.zeros(tokens[rows].shape, dtype=bool), 1, rng)
         return self.tokens_.decode(tokens, rng)
 
-    def _sample_block_where(
-        self, block: Block, cells: Mapping[int, Cells], conditions: Conditions
-    ) -> EncodedTable:
+    def _draw_where(self, n: int, seed: int, cells: Mapping[int, Cells]) -> EncodedTable | None:
         share = {at: self.tokens_.weights(at, cell)[0] for at, cell in cells.items()}
-        walk = _Walk(self.columns_, self.order_, share)
-
-        def draw(n: int, seed: int) -> EncodedTable:
-            rng = np.random.default_rng(seed)
-            tokens = np.empty((n, len(self.lines_)), np.int64)
-            for rows in chunks(n, _GROUPS):
-                count = len(tokens[rows])
-                pool = np.zeros((max(_POOL * count, _MIN_POOL), tokens.shape[1]), np.int64)
-                logs, evidence = walk(pool, np.zeros(pool.shape, dtype=bool), len(pool), rng)
-                if not np.exp(evidence[0]) > _NO_SUPPORT:
-                    names = (self.codec_.columns[at].column.name for at in cells)
-                    raise conditions.unsupported(names)
-                kept = systematic_each(np.exp(logs - logs.max()), count, rng)[0]
-                tokens[rows] = pool[rng.permutation(kept)]
-            drawn = self.tokens_.decode(tokens, rng, cells)
-            settled: EncodedTable = self.codec_.settle(drawn, allowed_values(cells))
-            return settled
-
-        encoded = draw(block.size, block.seed)
-        if self.verbatim_guard:
-            replace_copies(encoded, self.guard_, self.codec_, block.seed, draw, self.keep_)
-        return encoded
+        rng, walk = np.random.default_rng(seed), _Walk(self.columns_, self.order_, share)
+        tokens = np.empty((n, len(self.lines_)), np.int64)
+        for rows in chunks(n, _GROUPS):
+            count = len(tokens[rows])
+            pool = np.zeros((max(_POOL * count, _MIN_POOL), tokens.shape[1]), np.int64)
+            logs, evidence = walk(pool, np.zeros(pool.shape, dtype=bool), len(pool), rng)
+            if not np.exp(evidence[0]) > _NO_SUPPORT:
+                return None
+            kept = systematic_each(np.exp(logs - logs.max()), count, rng)[0]
+            tokens[rows] = pool[rng.permutation(kept)]
+        return self.tokens_.decode(tokens, rng, cells)
 
     def _fill_block(
         self, block: Block, encoded: EncodedTable, given: np.ndarray, present: np.ndarray
     ) -> EncodedTable:
         rng = block.rng()
-        share = {at: self._not_missing(at) for at in np.flatnonzero(present).tolist()}
+        share = {at: self.tokens_.not_missing(at) for at in np.flatnonzero(present).tolist()}
         walk = _Walk(self.columns_, self.order_, share)
         tokens = np.where(given, self.tokens_.encode(encoded), 0)
         # Candidates are of use only where a given column comes after one that is not.
@@ -371,12 +294,6 @@ class TableFlow(Resumable, Conditional, Density):
                 logs += np.where(given[:, at], 0.0, np.log(chance @ share[at]))
         return logs
 
-    def _not_missing(self, at: int) -> np.ndarray:
-        codec, share = self.codec_.columns[at], np.ones(self.tokens_.sizes[at])
-        if codec.missing and len(share) > 1:
-            share[codec.missing_code] = 0.0
-        return share
-
     def log_density(self, data: pd.DataFrame) -> np.ndarray:
         """The log of the model's density of each row, nats, float64, shape (N,).
 
@@ -396,45 +313,27 @@ class TableFlow(Resumable, Conditional, Density):
         return np.where(unknown, -np.inf, logs)
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        state = {
-            "codec": self.codec_.to_json(),
-            "cells": self.tokens_.to_json(),
-            "order": self.order_,
-            "natural": self.guard_.natural,
-            "keep": self.keep_,
-        }
-        arrays = {**module_arrays(self.network_, "network."), **self.tokens_.arrays()}
-        arrays["once"] = self.guard_.once
+        arrays, state = super()._state()
         for at, line in enumerate(self.lines_):
             arrays[f"{at}.order"], arrays[f"{at}.ends"] = line.order, line.ends
             arrays[f"{at}.bin"] = line.bin
-        return arrays, state
+        return arrays, {**state, "order": self.order_}
 
     def _restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
-        schema: Any = self.schema_
-        self.codec_ = TableCodec.from_json(schema, state["codec"])
-        self.tokens_ = TwoLevelTokens.restore(self.codec_, arrays, state["cells"])
         self.order_ = [int(at) for at in state["order"]]
-        self.guard_ = CopyGuard(arrays["once"], float(state["natural"]))
-        self.keep_ = float(state["keep"])
         self.lines_ = [
             Line(arrays[f"{at}.order"], arrays[f"{at}.ends"], arrays[f"{at}.bin"])
-            for at in range(len(self.codec_.columns))
+            for at in range(len(self.order_))
         ]
-        # The weights are overwritten; the seed only has to be some seed.
-        self.network_ = build(self._network, "cpu", torch_generator("cpu", self.name, "restore"))
-        load_module_arrays(self.network_, arrays, "network.")
-        self.network_.eval().requires_grad_(False)
-        self._ready()
+        super()._restore(arrays, state)
 
 
 class _Training(HeldOutDescent[SplineNetwork]):
     """Training by the exact likelihood, but that short stretches count as their middles."""
 
     def __init__(self, settings: TableFlow, rows: torch.Tensor, total: int) -> None:
-        weights = torch_generator("cpu", settings.name, settings.seed, "weights")
         self.bins = Bins.of(settings.lines_, rows.device)
-        super().__init__(build(settings._network, rows.device, weights), rows, settings, total)
+        super().__init__(settings._untrained(rows.device), rows, settings, total)
 
     def losses(
         self,

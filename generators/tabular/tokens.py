@@ -329,6 +329,16 @@ class TwoLevelTokens:
         fine[codes:, :-1] = share
         return [first, fine]
 
+    def not_missing(self, column: int) -> np.ndarray:
+        """The share of each token of a column's first sub-column where it must not be missing.
+
+        All of them, where it is never anything else.
+        """
+        codec, share = self.codec.columns[column], np.ones(self.sizes[self.first_of(column)])
+        if codec.missing and codec.size > 1:
+            share[codec.missing_code] = 0.0
+        return share
+
     def log_density(self, encoded: EncodedTable) -> np.ndarray:
         """What the values add to the log-likelihood of the tokens; nats, shape (N,)."""
         total = np.zeros(len(encoded))
