@@ -190,7 +190,13 @@ class Forest(Conditional):
     def _tilt(self, encoded: EncodedTable) -> Tilt:
         rng = np.random.default_rng(derive_seed("forest tilt", self.seed))
         ridge = _RIDGE * 4 ** (2 * self.privacy)
-        return Tilt.fit(self.codec_, encoded, self._draw_plainly, ridge, rng)
+        return Tilt.fit(self.codec_, encoded, self._draw_plainly, ridge, rng, self._third())
+
+    def _third(self) -> int:
+        """The column that samples are balanced by beside pairs: the target, else the first."""
+        names = [column.column.name for column in self.codec_.columns]
+        target = self.codec_.schema.target
+        return names.index(target) if target in names else self.order_[0]
 
     def _left_out(self, rows: int) -> list[np.ndarray]:
         """The rows that each probe leaves out (bool, shape (N,)); none where none are asked for."""

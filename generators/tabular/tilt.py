@@ -11,6 +11,7 @@ pairs of coarse cells only, each drawn towards nothing by the ridge, no single r
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -20,7 +21,7 @@ from scipy.special import expit
 
 from generators.encoding import EncodedTable, TableCodec
 from generators.tabular.cells import CellTable
-from generators.tabular.resampling import systematic
+from generators.tabular.resampling import balanced
 
 POOL = 3
 """Rows of the model for each row that is kept; no row counts for more than this."""
@@ -32,6 +33,8 @@ _MOST_PAIRS = 150
 _SWEEPS = 3
 # Cells that are one in the coarse and the fine table of a pair.
 _STEPS = (4, 1)
+# Cells of a column, at most, where three columns are seen together.
+_COARSE_CELLS = 12
 # Rows of the table to learn from, at most.
 _MOST_ROWS = 50_000
 # Rows on which pairs are compared where there are many columns.
@@ -47,12 +50,15 @@ class Tilt:
         pairs: positions of the columns of each table; int64, shape (P, 2).
         tables: the log-odds of each pair of cells, all tables one after the other; float64.
         shift: added, so that the odds of the model's rows are 1 on average.
+        third: position of the column that kept rows are balanced by together with every pair;
+            None in models saved before there was one.
     """
 
     cells: CellTable
     pairs: np.ndarray
     tables: np.ndarray
     shift: float
+    third: int | None = None
 
     @classmethod
     def fit(
@@ -62,6 +68,7 @@ class Tilt:
         draw: Callable[[int, np.random.Generator], EncodedTable],
         ridge: float,
         rng: np.random.Generator,
+        third: int | None = None,
     ) -> Self:
         """Of a model that ``draw`` samples, against its training rows.
 
@@ -71,6 +78,7 @@ class Tilt:
             draw: gives so many rows of the model.
             ridge: rows of no difference that are added to every cell, in units of p (1 - p).
             rng: decides which rows are compared.
+            third: position of a column, as below.
         """
         rows = min(len(encoded), _MOST_ROWS)
         some = encoded.take(np.sort(rng.choice(len(encoded), rows, replace=False)))
@@ -82,7 +90,7 @@ class Tilt:
         both = np.concatenate([real, made])
         tables, logs = _fitted(both, pairs, cells.sizes, is_real, ridge)
         shift = -float(np.log(np.exp(logs[~is_real]).mean()))
-        return cls(cells, pairs, np.concatenate([np.zeros(0), *tables]), shift)
+        return cls(cells, pairs, np.concatenate([np.zeros(0), *tables]), shift, third)
 
     def odds(self, encoded: EncodedTable) -> np.ndarray:
         """How much too rare the model makes each row, within (0, POOL]; shape (N,)."""
@@ -102,12 +110,36 @@ class Tilt:
 
         Rows stand in the order of their cells while every so-manieth is kept, the columns of the
         fewest cells counting first: so cells of these are as frequent as they should be, not only
-        on average.
+        on average. Pairs of cells, and pairs together with ``third``, are balanced beside.
         """
         states = self.cells.encode(encoded)
         alike = np.lexsort(states.T[np.argsort(self.cells.sizes, kind="stable")[::-1]])
-        chosen = systematic(self._odds(states)[alike], n, rng)
+        chosen = balanced(self._odds(states)[alike], n, self._facets(states[alike]), rng)
         return encoded.take(rng.permutation(alike[chosen]))
+
+    def _facets(self, states: np.ndarray) -> np.ndarray:
+        """The pairs of cells that each row is in, and coarser ones together with ``third``.
+
+        All are numbered through; int32, shape (N, facets).
+        """
+        sizes = self.cells.sizes
+        sets: list[tuple[list[int], np.ndarray, list[int]]] = [
+            (pair, states, sizes) for pair in self.pairs.tolist()
+        ]
+        if self.third is not None:
+            widths = [-(-size // _COARSE_CELLS) for size in sizes]
+            fewer = [-(-size // width) for size, width in zip(sizes, widths, strict=True)]
+            coarse = states // np.array(widths)
+            others = self.pairs[(self.pairs != self.third).all(axis=1)].tolist()
+            sets += [([self.third, *pair], coarse, fewer) for pair in others]
+        facets, start = np.empty((len(states), len(sets)), np.int32), 0
+        for at, (columns, cells, width) in enumerate(sets):
+            keys = np.zeros(len(states), np.int64)
+            for column in columns:
+                keys = keys * width[column] + cells[:, column]
+            facets[:, at] = start + keys
+            start += math.prod(width[column] for column in columns)
+        return facets
 
     def pick_each(self, encoded: EncodedTable, rng: np.random.Generator) -> EncodedTable:
         """One of every ``POOL`` rows that stand together, each as likely as its odds say."""
@@ -120,7 +152,7 @@ class Tilt:
         """For saving; ``restore`` is the inverse."""
         own = {"pairs": self.pairs, "tables": self.tables}
         arrays = {f"tilt.{name}": array for name, array in {**self.cells.arrays(), **own}.items()}
-        return arrays, {"cells": self.cells.to_json(), "shift": self.shift}
+        return arrays, {"cells": self.cells.to_json(), "shift": self.shift, "third": self.third}
 
     @classmethod
     def restore(
@@ -133,7 +165,8 @@ class Tilt:
             if name.startswith("tilt.")
         }
         cells = CellTable.restore(codec, own, state["cells"])
-        return cls(cells, own["pairs"].reshape(-1, 2), own["tables"], float(state["shift"]))
+        pairs, third = own["pairs"].reshape(-1, 2), state.get("third")
+        return cls(cells, pairs, own["tables"], float(state["shift"]), third)
 
 
 def _keys(states: np.ndarray, a: int, b: int, sizes: list[int]) -> np.ndarray:
