@@ -15,9 +15,11 @@ microdata"; Nowok, Raab, Dibben 2016, "synthpop"). Four things keep it from copy
 What trees get wrong about pairs of columns is then learned from the training table and corrected
 by drawing three times as many rows and keeping each by its odds (``tilt.py``).
 
-Rows are not drawn independently: draws from a leaf lie evenly, rows are kept in the order of their
-cells, and a bound that one of N rows holds is reached once in N rows. So a sample's columns and
-pairs are nearer to the model's than chance would have it.
+Rows are not drawn independently: draws from a leaf lie evenly, rows are kept such that pairs of
+columns, and pairs together with the target, are as frequent as they should be, and a bound that one
+of N rows holds is reached once in N rows. So a sample is nearer to the model than chance would have
+it. That shows: independent draws have the noise of the training table and their own, twice as much
+as real rows.
 """
 
 from __future__ import annotations
@@ -139,6 +141,8 @@ class Forest(Conditional):
     name: ClassVar[str] = "forest"
     suits: ClassVar[str] = "tables of few rows or in few seconds; copies least of what is rare"
     modality: ClassVar[Modality] = "table"
+    rows_per_block: ClassVar[int] = 32_768
+    """More than other families': draws are even within a block only."""
 
     def __post_init__(self) -> None:
         for field in ("trees", "min_leaf", "max_predictors"):

@@ -31,6 +31,8 @@ from generators.tabular.trees import Trees
 _SPARE = 8
 _LEAST, _MOST = 2_048, 262_144
 _MOST_CELLS = 8_388_608
+# Rows that share particles, at most; more would have too few each.
+_AT_ONCE = 24_576
 # Rows that guides learn from, columns that they ask about, and their size.
 _PILOT = 8_192
 _GUIDE_FEATURES = 12
@@ -141,9 +143,20 @@ class ConditionalChain:
         return [column for column, leaves in self.restricted.items() if leaves.cumulative[-1] <= 0]
 
     def draw(self, size: int, rng: np.random.Generator) -> EncodedTable | None:
-        """``size`` rows, or None where the conditions together have no support.
+        """``size`` rows, or None where the conditions together have no support."""
+        parts = []
+        for start in range(0, max(size, 1), _AT_ONCE):
+            part = self._draw_part(min(_AT_ONCE, size - start), rng)
+            if part is None:
+                return None
+            parts.append(part)
+        codes, values = ([getattr(part, name) for part in parts] for name in ("codes", "values"))
+        return EncodedTable(np.concatenate(codes), np.concatenate(values))
 
-        Particles are added until they are worth as many independent rows as asked for, or are at
+    def _draw_part(self, size: int, rng: np.random.Generator) -> EncodedTable | None:
+        """So many rows that share particles.
+
+        These are added until they are worth as many independent rows as asked for, or are at
         their bound.
         """
         most = max(_LEAST, min(_MOST, _MOST_CELLS // len(self.chain.supports)))

@@ -9,6 +9,8 @@ _SHARES = 4
 # Steps of a halving, the share of pairs that each looks at, and that it turns at first.
 _STEPS = 60
 _SEEN, _TURNED = 0.1, 0.007
+# Rows whose cells are counted at once.
+_CHUNK = 8192
 
 
 def systematic(weights: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -46,7 +48,7 @@ def balanced(
     """
     shares = _evenly(np.cumsum(weights), _SHARES * size, rng.random())
     held, unit = np.bincount(shares, minlength=len(weights)), 1
-    worth = 1 / (_frequencies(cells, held) / _SHARES + 1)
+    worth = 1 / (_frequencies(cells, held, int(cells.max(initial=0)) + 1) / _SHARES + 1)
     while unit < _SHARES:
         odd = np.flatnonzero(held // unit % 2)
         pairs = odd.reshape(-1, 2)
@@ -75,7 +77,9 @@ def _even_signs(
     signs = np.full(len(one), 1 if rng.random() < 0.5 else -1)
     gained = _frequencies(one, signs, len(worth)) - _frequencies(other, signs, len(worth))
     narrow = worth.astype(np.float32)
-    apart = np.where(one != other, np.take(narrow, one) + np.take(narrow, other), 0).sum(axis=1)
+    apart = np.zeros(len(one), np.float32)
+    for a, b in zip(one.T, other.T, strict=True):
+        apart += np.where(a != b, np.take(narrow, a) + np.take(narrow, b), 0)
     for step in range(_STEPS):
         some = np.flatnonzero(rng.random(len(one)) < _SEEN)
         pull = (worth * gained).astype(np.float32)
@@ -90,10 +94,12 @@ def _even_signs(
     return signs
 
 
-def _frequencies(cells: np.ndarray, rows: np.ndarray, most: int = 0) -> np.ndarray:
-    """How many rows each cell has, where each row of ``cells`` (N, F) stands for some; float64."""
-    each = np.repeat(rows, cells.shape[1])
-    found: np.ndarray = np.bincount(cells.ravel(), each, minlength=most)
+def _frequencies(cells: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
+    """How many rows each of ``most`` cells has, where each row of ``cells`` (N, F) is so many."""
+    found = np.zeros(most)
+    for part in (slice(start, start + _CHUNK) for start in range(0, len(cells), _CHUNK)):
+        each = np.repeat(rows[part], cells.shape[1])
+        found += np.bincount(cells[part].ravel(), each, minlength=most)
     return found
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from generators import load_generator
 from generators.base import DataError, ParameterError
 from generators.schema import TableSchema
+from generators.tabular.forest import Forest
 from pipelines import candidate, steps
 from pipelines.candidate import candidate_files, recomputed, write_candidate, write_parts
 from pipelines.home import Home
@@ -152,6 +153,7 @@ def test_a_large_candidate_is_made_in_parts_judged_by_its_first_rows_and_publish
         taken.extend(len(part) for part in kept)
         return write_parts(folder, kept, *rest)
 
+    monkeypatch.setattr(Forest, "rows_per_block", 8_192)
     monkeypatch.setattr(steps, "write_parts", counted)
     monkeypatch.setattr(steps, "MEASURED_ROWS", 5_000)
     monkeypatch.setattr(candidate, "ROWS_PER_FILE", 9_000)
