@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from generators import TableSchema
 from generators.encoding import EncodedTable, TableCodec
@@ -13,6 +14,7 @@ from generators.tabular.forest import Forest
 from generators.tabular.tilt import POOL, Tilt
 
 ROWS = 6000
+WIDE = ["x", "y", "1_x", "1_kind", "1_y", "2_x", "2_y"]
 
 
 def table(rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
@@ -96,12 +98,48 @@ def test_kept_rows_have_the_shares_of_the_few_cells_almost_exactly() -> None:
         assert abs((tilt.pick(pool, 1000, rng).codes[:, 2] == 0).mean() - want) < 0.002
 
 
+@pytest.mark.parametrize("columns", [(0, 4), (3, 1, 4)])
+def test_kept_rows_have_the_shares_of_pairs_and_of_triples_nearly(columns: tuple[int, ...]) -> None:
+    more = [table(seed=seed).add_prefix(f"{seed}_") for seed in (1, 2)]
+    codec, encoded = learned(pd.concat([table(), *more], axis=1)[WIDE])
+    rng = np.random.default_rng(8)
+    tilt = Tilt.fit(codec, encoded, lambda n, r: shuffled(encoded, n, r), 5.0, rng, third=3)
+    pool = shuffled(encoded, 12_000, rng)
+    kept = tilt.pick(pool, 4000, rng)
+
+    def counted(rows: EncodedTable, weights: np.ndarray) -> np.ndarray:
+        cells = tilt.cells.encode(rows)[:, columns] // (1 if len(columns) == 2 else 2)
+        at = np.ravel_multi_index(cells.T, (20,) * len(columns))
+        return np.bincount(at, weights, minlength=20 ** len(columns))
+
+    odds = tilt.odds(pool)
+    due, found = counted(pool, odds * 4000 / odds.sum()), counted(kept, np.ones(4000))
+    # Rows that are kept in the order of their cells alone are at 0.38.
+    assert ((found - due)[due > 1] ** 2 / due[due > 1]).mean() < 0.3
+
+
 def test_what_was_saved_comes_back() -> None:
     codec, encoded = learned(table())
     rng = np.random.default_rng(5)
+    tilt = Tilt.fit(codec, encoded, lambda n, r: shuffled(encoded, n, r), 5.0, rng, third=1)
+    arrays, state = tilt.state()
+    back = Tilt.restore(codec, arrays, state)
+    assert np.array_equal(back.odds(encoded), tilt.odds(encoded))
+    pool = shuffled(encoded, 300, rng)
+    one, other = (t.pick(pool, 100, np.random.default_rng(6)) for t in (tilt, back))
+    assert np.array_equal(one.codes, other.codes)
+    assert np.array_equal(one.values, other.values, equal_nan=True)
+
+
+def test_one_saved_before_there_was_a_third_column_still_picks() -> None:
+    codec, encoded = learned(table())
+    rng = np.random.default_rng(9)
     tilt = Tilt.fit(codec, encoded, lambda n, r: shuffled(encoded, n, r), 5.0, rng)
     arrays, state = tilt.state()
-    assert np.array_equal(Tilt.restore(codec, arrays, state).odds(encoded), tilt.odds(encoded))
+    del state["third"]
+    assert (
+        len(Tilt.restore(codec, arrays, state).pick(shuffled(encoded, 300, rng), 100, rng)) == 100
+    )
 
 
 def test_many_columns_take_the_pairs_that_differ_most() -> None:
