@@ -2,16 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --disable-pip-version-check -q --retries 10 -c constraints.txt
 
 .PHONY: demo test check bench bench-adult clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e .
+	$(INSTALL) -e .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e ".[dev]"
 	# dg brings PyPI's `validators` for one command of Dagster's cloud; it would hide our package.
 	$(BIN)/pip uninstall --disable-pip-version-check -q -y validators
 	touch $@

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 from generators import Images, ImageSchema, TableSchema
 
 ROWS = 400
 
-# Tests choose their own homes: a developer's must neither be written to nor change a result.
-for name in ("LIKENESS_HOME", "DAGSTER_HOME"):
-    os.environ.pop(name, None)
+# Each run tries the same examples, on however slow a machine; new ones are sought on purpose, with
+# --hypothesis-profile=explore.
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", _PATIENT)
+settings.register_profile("same", _PATIENT, derandomize=True)
+settings.load_profile("same")
+
+# Hypothesis also takes values from the code that is imported, and a worker imports in the order of
+# its tests, which is another in each run.
+_constants_of_imports = providers._get_local_constants
+providers._get_local_constants = lambda: (
+    providers.Constants() if settings.default.derandomize else _constants_of_imports()
+)
+
+# Tests choose their own homes: a developer's must neither be written to nor change a result. Where
+# CI is set, pytest tells all of a difference, be it of a million bytes.
+for name in [*os.environ]:
+    if name.startswith(("LIKENESS_", "DAGSTER_")) or name == "CI":
+        del os.environ[name]
 
 # Where the tests run in the background of a shell, SIGINT is ignored, and so it would be by every
 # program that they start and interrupt.
@@ -23,10 +42,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the GPU from all but the tests of it: what they promise bit for bit holds on a CPU."""
+    """Hide the GPU from all but the tests of it, and let a log tell the reason of each failure.
+
+    What the other tests promise bit for bit holds on a CPU; and a line of 80 signs would end behind
+    the name of the test.
+    """
     if "gpu" not in config.option.markexpr.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if config.pluginmanager.has_plugin("terminalreporter") and not sys.stdout.isatty():
+        config.get_terminal_writer().fullwidth = 200
 
 
 def make_toy_table(rows: int = ROWS, seed: int = 0) -> pd.DataFrame:

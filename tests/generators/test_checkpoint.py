@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,13 +27,20 @@ FAMILIES = {
     "tvae": {"epochs": 60, "batch_size": 50, "compress_dims": [16], "decompress_dims": [16]},
     "diffusion": {"steps": 120, "batch_size": 16, "width": 8, "depth": 1},
 }
-# Fits a family with a checkpoint after every step; killed at any point after the first one.
+# Fits a family with a checkpoint after every step; killed at any point after the first one, at half
+# of the way at the latest: there it waits.
 CHILD = """
 import json, os, signal, sys, threading, time
 from pathlib import Path
 from tests.generators.test_checkpoint import Checkpoint, GENERATORS, data_of
 
 name, parameters, path = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
+
+class Waiting(Checkpoint):
+    def save(self, parts, facts):
+        super().save(parts, facts)
+        if facts["done"] == facts["total"] // 2:
+            time.sleep(3600)
 
 def killer():
     while not path.is_file():
@@ -43,7 +49,7 @@ def killer():
 
 threading.Thread(target=killer, daemon=True).start()
 generator = GENERATORS[name].from_parameters(parameters)
-generator.fit_or_resume(*data_of(name), checkpoint=Checkpoint(path, "key", every=0.0))
+generator.fit_or_resume(*data_of(name), checkpoint=Waiting(path, "key", every=0.0))
 """
 
 
@@ -147,12 +153,11 @@ def test_a_signal_waits_for_the_end_of_the_step_and_is_delivered(tmp_path: Path)
 
 def test_max_minutes_bounds_the_steps() -> None:
     frame, schema = data_of("tvae")
-    started = time.monotonic()
     parameters = {**FAMILIES["tvae"], "epochs": 1_000_000, "max_minutes": 0.01}
     model = GENERATORS["tvae"].from_parameters(parameters)
     model.fit(frame, schema)  # type: ignore[arg-type]
-    assert time.monotonic() - started < 20
-    assert model.loss_history_[-1][0] < 1_000_000
+    # In 0.6 s; no step takes less than 6 microseconds.
+    assert model.loss_history_[-1][0] < 100_000
     with pytest.raises(ParameterError, match="max_minutes"):
         GENERATORS["tvae"].from_parameters({"max_minutes": 0})
 

@@ -178,10 +178,14 @@ def test_the_rate_rises_and_then_falls_to_nearly_nothing():
     assert 0.0 < warmup_cosine(0, 1) <= 1.0
 
 
-def test_minutes_become_steps_by_their_pace():
+def test_minutes_become_steps_by_their_pace(monkeypatch):
+    now = 5.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
     def step(_: int) -> torch.Tensor:
-        time.sleep(0.01)
+        nonlocal now
+        now += 2**-7
         return torch.tensor(0.0)
 
-    # At most 100 steps of 10 ms in a second; fewer on a busy machine.
-    assert 10 <= steps_for_minutes(step, 1 / 60, seconds=0.2) <= 100
+    # 128 steps of 1/128 s in a second.
+    assert steps_for_minutes(step, 1 / 60, seconds=0.2) == 128

@@ -20,8 +20,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{40,}={0,2}")
+_DIGEST = re.compile(rb"[0-9a-f]+")
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _MOST = 1 << 28
+_PACKED = (b"PAR1", b"\x1f\x8b", _ZSTD, b"PK\x03\x04", b"\x89PNG")
+"""How that begins which is also searched unpacked, and whose own bytes are as good as random."""
+_CERTAIN = 6
+"""So many bytes do not stand in a file by chance; a number of four may, where bytes are random."""
 
 
 def spellings(secret: str | float | datetime) -> frozenset[bytes]:
@@ -40,6 +45,7 @@ def spellings(secret: str | float | datetime) -> frozenset[bytes]:
         ]
         packed = [struct.pack("<d", secret), struct.pack("<f", secret)]
         return frozenset([*(text.encode() for text in texts), *packed])
+    assert len(secret) >= 8, "the base 64 of a shorter one stands anywhere by chance"
     plain = secret.encode()
     forms = {
         plain,
@@ -76,7 +82,11 @@ def found(secrets: dict[str, frozenset[bytes]], places: Iterable[tuple[str, byte
         for name, content in places
         for label, forms in secrets.items()
         for low in [content.lower()]
-        if any(form in (low if form == form.lower() else content) for form in forms)
+        if any(
+            form in (low if form == form.lower() else content)
+            for form in forms
+            if len(form) >= _CERTAIN or not content.startswith(_PACKED)
+        )
     ]
 
 
@@ -108,6 +118,8 @@ def _parts(content: bytes) -> Iterator[tuple[str, bytes]]:
             yield "zlib", zlib.decompressobj().decompress(content, _MOST)
         for number, match in enumerate(_BASE64.finditer(content)):
             text = match.group().rstrip(b"=")
+            if _DIGEST.fullmatch(text):
+                continue
             yield (
                 f"base64 {number}",
                 base64.b64decode(text + b"=" * (-len(text) % 4))[:_MOST]
@@ -119,6 +131,11 @@ def _parts(content: bytes) -> Iterator[tuple[str, bytes]]:
 def _parquet(content: bytes) -> Iterator[tuple[str, bytes]]:
     file = pq.ParquetFile(io.BytesIO(content))
     yield "footer", f"{file.metadata.metadata} {file.schema_arrow}".encode()
+    for group in range(file.metadata.num_row_groups):
+        for number in range(file.metadata.num_columns):
+            known = file.metadata.row_group(group).column(number).statistics
+            if known is not None and known.has_min_max:
+                yield "statistics", f"{known.min} {known.max}".encode()
     table = file.read()
     for column in table.column_names:
         values = table.column(column).to_pylist()

@@ -34,7 +34,7 @@ SECRETS = {
         "key-value metadata": "zq7keyvalue",
         "field metadata": "zq7fieldmeta",
         "unused category": "zq7unused",
-        "EXIF": "zq7exif",
+        "EXIF": "zq7exiftext",
         "PNG text": "zq7pngtext",
         "file name": "zq7filename",
         "rare class": "zq7rareclass",
@@ -190,7 +190,7 @@ def _write_pictures(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(pixels)
         exif = Image.Exif()
-        exif[0x010E], exif[0x013B] = "zq7exif", "zq7exif"
+        exif[0x010E], exif[0x013B] = "zq7exiftext", "zq7exiftext"
         if number % 3:
             text = PngImagePlugin.PngInfo()
             text.add_text("Comment", "zq7pngtext")

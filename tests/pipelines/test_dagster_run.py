@@ -56,9 +56,17 @@ class Bench:
     def run(self, *steps: str) -> dg.ExecuteInProcessResult:
         """Run the release job, or only the assets of some steps with their checks."""
         keys = [dg.AssetKey([self.spec.name, step]) for step in steps]
-        return self.defs.resolve_job_def(f"release_{self.spec.name}").execute_in_process(
-            instance=self.instance, raise_on_error=False, asset_selection=keys or None
-        )
+        with self.at_home():
+            return self.defs.resolve_job_def(f"release_{self.spec.name}").execute_in_process(
+                instance=self.instance, raise_on_error=False, asset_selection=keys or None
+            )
+
+    @contextmanager
+    def at_home(self) -> Iterator[None]:
+        """With its own home, whichever other bench was set up meanwhile."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LIKENESS_HOME", str(self.home.root))
+            yield
 
     def materialised(self) -> set[str]:
         """The steps of which Dagster knows a materialisation."""
@@ -116,10 +124,8 @@ def bench(spec: DatasetSpec, root: Path) -> Iterator[Bench]:
     defs = dg.Definitions.merge(build_dataset_defs(spec), dg.Definitions(assets=[catalogue]))
     home = Home(root / "home")
     (root / "dagster").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIKENESS_HOME", str(home.root))
-        with dg.instance_for_test(temp_dir=str(root / "dagster")) as instance:
-            yield Bench(spec, defs, instance, home)
+    with dg.instance_for_test(temp_dir=str(root / "dagster")) as instance:
+        yield Bench(spec, defs, instance, home)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +221,8 @@ def test_one_check_can_be_run_alone(good: tuple[Bench, dg.ExecuteInProcessResult
     key = dg.AssetCheckKey(dg.AssetKey([ready.spec.name, "scorecard"]), "privacy")
     job = dg.define_asset_job("alone", dg.AssetSelection.checks(key))
     defs = dg.Definitions.merge(ready.defs, dg.Definitions(jobs=[job]))
-    result = defs.resolve_job_def("alone").execute_in_process(instance=ready.instance)
+    with ready.at_home():
+        result = defs.resolve_job_def("alone").execute_in_process(instance=ready.instance)
     assert [check.check_name for check in result.get_asset_check_evaluations()] == ["privacy"]
 
 

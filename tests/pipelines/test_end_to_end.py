@@ -32,6 +32,8 @@ from pipelines.requests import Inbox
 from pipelines.requests.client import Client
 from pipelines.requests.remote import RemoteClient
 
+from ..postgres import postgres_server
+
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-of-the-end-to-end-test"
 SECONDS = 240
@@ -187,10 +189,8 @@ def place(
     }
     with contextlib.ExitStack() as stack:
         if storage == "postgres":
-            pgserver = pytest.importorskip("pgserver")
-            server = pgserver.get_server(root / "pg", cleanup_mode="delete")
-            stack.callback(server.cleanup)
-            url = server.get_uri().replace("postgresql:", "postgresql+psycopg2:")
+            uri = stack.enter_context(postgres_server(root / "pg"))
+            url = uri.replace("postgresql:", "postgresql+psycopg2:")
             environment["DAGSTER_POSTGRES_URL"] = url
         there = Place(root, environment)
         stack.callback(there.close)

@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from generators import GENERATORS, load_generator
-from generators.base import CheckpointError
+from generators.base import CheckpointError, Generator, Private
 from generators.persistence import seal
 from generators.schema import Images, ImageSchema, TableSchema
 from generators.tabular.verbatim import SECRET_ARRAYS, row_hashes, snapped
@@ -53,7 +53,8 @@ FAMILIES = [name for name in GENERATORS if GENERATORS[name].persistent]
 TABLES = [name for name in FAMILIES if GENERATORS[name].modality == "table"]
 EXTREMES = (918_273_645.25, -777_123_456.5)
 DAY = pd.Timestamp("1873-04-17")
-SECRET_TEXT = "zq7"
+# So long that it stands in no weights by chance.
+SECRET_TEXT = "zq7canary"
 
 
 def planted() -> pd.DataFrame:
@@ -66,17 +67,24 @@ def planted() -> pd.DataFrame:
             "visits": rng.poisson(3, ROWS),
             "member": rng.random(ROWS) < 0.4,
             "account_id": 730_000_000 + rng.choice(10**8, ROWS, replace=False),
-            "mail": [f"zq7mail{number}@example.org" for number in range(ROWS)],
-            "note": [f"zq7 was here on {number}" for number in range(ROWS)],
+            "mail": [f"zq7canarymail{number}@example.org" for number in range(ROWS)],
+            "note": [f"zq7canary was here on {number}" for number in range(ROWS)],
         }
     )
     for row in (3, 200, 500, 800):
-        frame.loc[row, ["region", "joined"]] = ["zq7rare", DAY]
+        frame.loc[row, ["region", "joined"]] = ["zq7canaryrare", DAY]
     frame.loc[[4, 300, 600], "pay"] = EXTREMES[0]
     frame.loc[[9, 310, 610], "pay"] = EXTREMES[1]
-    frame.loc[70, "region"] = "zq7once"
+    frame.loc[70, "region"] = "zq7canaryonce"
     frame.loc[71, "visits"] = 918_273
     return frame
+
+
+def new(family: str) -> Generator:
+    generator = GENERATORS[family].from_parameters({"seed": 0, **TINY.get(family, {})})
+    if isinstance(generator, Private):
+        generator.noise_key = b"of these tests"
+    return generator
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +135,7 @@ def _numbers(value: Any) -> Iterator[float]:
 @pytest.mark.parametrize("family", TABLES)
 def test_no_planted_value_is_in_a_saved_model(family: str, split: Split, tmp_path: Path) -> None:
     assert isinstance(split.train, pd.DataFrame)
-    generator = GENERATORS[family].from_parameters({"seed": 0, **TINY.get(family, {})})
+    generator = new(family)
     generator.fit(split.train, split.schema)
     generator.save(tmp_path / "model")
     assert secrets_in(tmp_path / "model", planted()) == []
@@ -183,9 +191,9 @@ def test_no_picture_is_in_a_saved_model(family: str, tmp_path: Path) -> None:
     pixels = rng.integers(0, 255, (90, 8, 8, 1)).astype(np.uint8)
     labels = np.arange(90, dtype=np.int64) % 2
     labels[:3] = 2
-    raw = RawImages(Images(pixels, labels), ImageSchema(8, 8, 1, ("a", "b", "zq7rareclass")))
+    raw = RawImages(Images(pixels, labels), ImageSchema(8, 8, 1, ("a", "b", "zq7canaryrareclass")))
     split = split_and_protect(raw, parse_spec({"name": "p", "source": {"kind": "images"}}))
-    generator = GENERATORS[family].from_parameters({"seed": 0, **TINY.get(family, {})})
+    generator = new(family)
     generator.fit(split.train, split.schema)
     generator.save(tmp_path / "model")
     files = [file.read_bytes() for file in (tmp_path / "model").iterdir()]
@@ -207,9 +215,7 @@ def test_no_row_can_be_confirmed_by_a_saved_model(family: str, tmp_path: Path) -
         }
     )
     schema = TableSchema.infer(frame)
-    model = (
-        GENERATORS[family].from_parameters({"seed": 0, **TINY.get(family, {})}).fit(frame, schema)
-    )
+    model = new(family).fit(frame, schema)
     folder = tmp_path / "model"
     model.save(folder)
     kept = set(load_file(folder / "weights.safetensors"))

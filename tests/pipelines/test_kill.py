@@ -37,6 +37,16 @@ print("published", result.published.version)
 """
 
 
+# Training whose every step takes its time: it is still there when it is interrupted.
+SLOWLY = """
+import time
+from generators.checkpoint import Checkpoint
+
+due = Checkpoint.due.fget
+Checkpoint.due = property(lambda self: time.sleep(0.05) or due(self))
+"""
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(3)
@@ -67,15 +77,15 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(
     home = tmp_path / "home"
     fit = ["fit", str(table), "--target", "y", "--generator", "tvae", "--set", "epochs=200"]
     fit += ["--home", str(home), "--name", "toy"]
-    command = [sys.executable, "-c", LIKENESS, *fit]
+    command = [sys.executable, "-c", SLOWLY + LIKENESS, *fit]
     vault = home / "vault" / "toy"
     first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 200
     while not list(vault.glob("checkpoints/*.safetensors")) and time.monotonic() < give_up:
         assert first.poll() is None
         time.sleep(0.01)
     first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=60)
+    _, said = first.communicate(timeout=120)
     assert first.returncode == 130, said
     assert "the same command goes on" in " ".join(said.split())
     assert "Traceback" not in said

@@ -89,11 +89,16 @@ if (form) {
       focus = action === "add" ? rows[rows.length - 1].querySelector("select, input") : form.querySelector(`button[value="add:${group}"]`);
     }
     if (focus) focus.focus();
+    // Who is in the midst of a word goes on behind the last letter.
+    if (focus && typeof from.selectionStart === "number") focus.setSelectionRange(from.selectionStart, from.selectionEnd);
     check();
   };
   // A choice made by typing changes with every letter: wait for the last one.
   const refreshSoon = later(300, () => refresh());
-  form.addEventListener("input", (event) => { if (!event.target.matches("[data-refresh]")) check(); });
+  form.addEventListener("input", (event) => {
+    turn++;  // An answer that is on its way does not know of this.
+    if (!event.target.matches("[data-refresh]")) check();
+  });
   form.addEventListener("change", (event) => {
     touched.add(place(event.target));
     if (event.target.matches("[data-refresh]")) refreshSoon(); else check();

@@ -56,10 +56,12 @@ def test_the_pages_show_each_dataset_and_their_links_exist(make_release, images,
     assert "insured" in page.cards[1], "columns can be searched"
     assert len(page.sources) == 1
     assert page.sources[0].startswith("data:image/png;base64,")
-    for part in ("people@2", "3 versions", "200", "MIT"):
+    licence = "<dt>Licence</dt><dd>MIT</dd>"
+    for part in ("people@2", "3 versions", "<dt>Rows</dt><dd>200</dd>", licence):
         assert part in text
     told = (lake / "people/index.html").read_text()
-    for part in ("people@2", "0.031", "likeness verify people@2", "MIT", "read_parquet"):
+    figure = '<span class="figure">0.031</span>'
+    for part in ("people@2", figure, "likeness verify people@2", licence, "read_parquet"):
         assert part in told
     for file in (path, lake / "people/index.html", lake / "digits/index.html"):
         text, page = file.read_text(), Page(file.read_text())

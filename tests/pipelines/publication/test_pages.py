@@ -105,6 +105,7 @@ def test_a_reader_finds_a_dataset_and_how_to_read_it(browser: Any, lake: Path) -
     assert shown.locator("h2").all_inner_texts() == ["pets"]
     view.get_by_role("button", name="All").click()
     view.get_by_role("link", name="people").click()
+    view.wait_for_url("**/people/index.html")
     assert view.locator("h1").inner_text() == "people"
     assert "people@3 is cleared for release" in view.locator(".banner").inner_text()
     assert view.locator(".rows tbody tr").count() == 12

@@ -97,7 +97,7 @@ def test_an_unknown_id_is_a_clear_error(inbox: Inbox, identity: str) -> None:
 def _hold(home: Home, identity: str, ready: Any) -> None:
     with Inbox(home).working(identity) as mine:
         ready.put(mine)
-        time.sleep(60)
+        time.sleep(3600)
 
 
 def test_the_lock_of_a_killed_worker_is_free(inbox: Inbox, ask: Ask) -> None:
@@ -106,7 +106,7 @@ def test_the_lock_of_a_killed_worker_is_free(inbox: Inbox, ask: Ask) -> None:
     ready = context.Queue()
     worker = context.Process(target=_hold, args=(inbox.home, identity, ready))
     worker.start()
-    assert ready.get(timeout=20) is True
+    assert ready.get(timeout=120) is True
     assert not inbox.idle(identity)
     os.kill(worker.pid or 0, signal.SIGKILL)
     worker.join()

@@ -29,6 +29,8 @@ from pipelines.web.settings import Settings
 from ..publication.conftest import make_frame, verdict_json
 
 TOKEN = "a-token-of-the-tests-0123456789"
+PATIENCE = 60.0
+"""Seconds for an answer that comes at once, where the machine has nothing else to do."""
 REQUEST: dict[str, Any] = {
     "apiVersion": "likeness/v1",
     "kind": "DataRequest",
@@ -109,6 +111,9 @@ class Site:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+
     def ask(
         self,
         method: str,
@@ -125,7 +130,7 @@ class Site:
         if isinstance(body, dict):
             body = json.dumps(body)
             sent.setdefault("Content-Type", "application/json")
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = self.connection()
         try:
             connection.request(method, path, body, sent)
             response = connection.getresponse()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from pipelines.home import Home
 from pipelines.publication.log import resolve
 from pipelines.requests.inbox import Inbox
 
-from .conftest import TOKEN, Site
+from .conftest import PATIENCE, TOKEN, Site
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")
@@ -60,7 +59,7 @@ def view(chromium: Any, desk: Site) -> Iterator[Any]:
 
 
 def _watched(context: Any, desk: Site) -> Iterator[Any]:
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(1000 * PATIENCE)
     view = context.new_page()
     foreign: list[str] = []
     wrong: list[str] = []
@@ -85,12 +84,13 @@ def test_browse_search_and_download(view: Any, desk: Site, tmp_path: Path) -> No
     view.keyboard.press("/")
     view.keyboard.type("towns")
     until(view, "document.querySelectorAll('.dataset').length === 1")
-    assert view.url.endswith("?search=towns")
+    view.wait_for_url("**/datasets?search=towns")
     view.reload()
     assert view.get_by_role("searchbox").input_value() == "towns"
     assert view.locator(".dataset").count() == 1
     view.get_by_role("searchbox").fill("")
     view.get_by_role("link", name="People", exact=True).click()
+    view.wait_for_url("**/datasets/people")
     assert view.get_by_role("heading", level=1).inner_text() == "People"
     assert view.get_by_text("Visits of people <b>to</b> a physician").count() == 1, "escaped"
     assert view.locator("[aria-labelledby=look] tbody tr").count() == 8
@@ -107,7 +107,7 @@ def test_browse_search_and_download(view: Any, desk: Site, tmp_path: Path) -> No
 
 def until(view: Any, condition: str) -> None:
     """Wait for a condition; the page's policy forbids Playwright to do it inside the page."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while not view.evaluate(condition):
         assert time.monotonic() < end, condition
         time.sleep(0.02)
@@ -134,18 +134,6 @@ def tab_to(view: Any, name: str, most: int = 60) -> None:
             assert "solid" in outline, f"{name} does not show its focus"
             return
     raise AssertionError(f"Tab does not reach {name}")
-
-
-def answer_slowly(desk: Site, identity: str) -> None:
-    """What a worker tells of a request, without the work."""
-    inbox = Inbox(desk.home)
-    inbox.append(identity, 1, "VALIDATED")
-    inbox.append(identity, 2, "QUEUED")
-    inbox.append(identity, 3, "RUNNING", attempt=1)
-    for step in (2, 9):
-        inbox.tell(identity, {"phase": "fit", "step": step, "total": 10, "remaining": 1.5})
-        time.sleep(0.4)
-    inbox.append(identity, 4, "PUBLISHED", versions=["people@3"], existing=True)
 
 
 def test_columns_are_described_where_there_is_no_data(view: Any, desk: Site) -> None:
@@ -207,7 +195,6 @@ def test_a_request_is_made_by_keyboard_alone_and_followed_to_its_answer(
     until(view, "document.querySelectorAll('[name=where_value]')[1].placeholder !== 'value'")
     tab_to(view, "Comparison")
     view.keyboard.type("at least")
-    view.wait_for_timeout(300)
     tab_to(view, "Value")
     view.keyboard.type("2")
     tab_to(view, "As in the data")
@@ -227,21 +214,25 @@ def test_a_request_is_made_by_keyboard_alone_and_followed_to_its_answer(
     tab_to(view, "Ask for it")
     press(view, "Enter")
     view.wait_for_url(re.compile(r"/requests/key-"))
-    identity = view.url.rpartition("/")[2]
-    asked = Inbox(desk.home).request(identity)
+    identity, inbox = view.url.rpartition("/")[2], Inbox(desk.home)
+    asked = inbox.request(identity)
     assert asked.metadata.name == "by-keyboard"
     assert asked.spec.rows == 70
     assert asked.spec.conditions == ("`sex` = 'f'", "`visits` >= 2")
     assert asked.spec.balance is not None
     assert asked.spec.balance.probabilities == {"m": 0.4}
-    worker = threading.Thread(target=answer_slowly, args=(desk, identity))
-    worker.start()
-    view.wait_for_selector("progress")
+    # What a worker tells of a request, without the work.
+    inbox.append(identity, 1, "VALIDATED")
+    inbox.append(identity, 2, "QUEUED")
+    inbox.append(identity, 3, "RUNNING", attempt=1)
+    for step in (2, 9):
+        inbox.tell(identity, {"phase": "fit", "step": step, "total": 10, "remaining": 1.5})
+        view.wait_for_selector(f"progress[value='{step / 10:.3f}']")
+    inbox.append(identity, 4, "PUBLISHED", versions=["people@3"], existing=True)
     view.wait_for_selector("text=See and download people@3")
-    worker.join()
-    assert "published" in view.title()
+    until(view, "document.title.includes('published')")
     view.get_by_role("link", name="See and download people@3").click()
-    assert view.url.endswith("/datasets/people?version=3")
+    view.wait_for_url("**/datasets/people?version=3")
 
 
 def test_a_request_can_be_canceled_and_approved_on_its_page(view: Any, desk: Site) -> None:
@@ -302,6 +293,7 @@ def test_the_essentials_work_without_a_script(chromium: Any, desk: Site) -> None
         assert "1 thing to mend" in view.get_by_role("alert").inner_text()
         view.fill("[name=where_value]", "3")
         view.get_by_role("button", name="Add a condition").click()
+        view.locator("#where-1").wait_for()
         assert view.locator(".row[id^=where]").count() == 2
         assert view.locator("[name=where_value]").first.input_value() == "3"
         view.get_by_role("button", name="Ask for it").click()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import socket
@@ -21,7 +20,7 @@ from pipelines.web import guard, shelf
 from pipelines.web.access import SESSION_SECONDS, Access, given_token, kept_token
 from pipelines.web.serve import Options, serve
 
-from .conftest import REQUEST, TOKEN, Site
+from .conftest import PATIENCE, REQUEST, TOKEN, Site
 
 
 def form(**fields: str) -> str:
@@ -121,7 +120,7 @@ def test_an_address_watches_only_so_many_requests_at_once(
         identity = site.ask("POST", "/v1/requests", REQUEST).json()["id"]
         path = f"/v1/requests/{identity}/events"
         headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
-        held = [http.client.HTTPConnection("127.0.0.1", site.port, timeout=20) for _ in range(2)]
+        held = [site.connection() for _ in range(2)]
         for connection in held:
             connection.request("GET", path, headers=headers)
             assert connection.getresponse().status == 200
@@ -200,7 +199,7 @@ def test_a_body_is_bounded_however_it_is_sent(site: Site) -> None:
     large = "x" * (guard.MAX_BODY_BYTES + 1)
     assert site.ask("POST", "/v1/requests", large).status == 413
     head = f"POST /v1/requests HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
-    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", site.port), timeout=PATIENCE) as client:
         client.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
         chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
         sent = 0
@@ -226,11 +225,11 @@ def test_slow_clients_are_hung_up_on(
     monkeypatch.setattr("pipelines.web.serve.HEADER_SECONDS", 0.3)
     monkeypatch.setattr("pipelines.web.guard.BODY_SECONDS", 0.3)
     with make_site() as site:
-        with socket.create_connection(("127.0.0.1", site.port), timeout=10) as silent:
+        with socket.create_connection(("127.0.0.1", site.port), timeout=PATIENCE) as silent:
             silent.sendall(b"GET /v1/health HTTP/1.1\r\nHost: loc")
             assert silent.recv(100) == b""
         head = f"POST /v1/requests HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
-        with socket.create_connection(("127.0.0.1", site.port), timeout=10) as slow:
+        with socket.create_connection(("127.0.0.1", site.port), timeout=PATIENCE) as slow:
             slow.sendall(f"{head}Content-Length: 100\r\n\r\nabc".encode())
             assert b" 408 " in slow.recv(1000)
 
@@ -244,21 +243,28 @@ def test_every_answer_bears_the_headers(site: Site) -> None:
         assert "server" not in headers
 
 
-def test_no_traceback_leaves(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_traceback_leaves(
+    make_site: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = "Ada Lovelace"
 
     def fails(*_: object) -> None:
         raise RuntimeError(f"cell {secret}")
 
     monkeypatch.setattr(shelf, "datasets", fails)
-    for path, kind in (("/v1/datasets", "application/problem+json"), ("/datasets", "text/html")):
-        answer = site.get(path, Accept="text/html")
-        assert answer.status == 500
-        assert answer.headers["content-type"].startswith(kind)
-        assert secret not in answer.text
-        assert "Traceback" not in answer.text
-    kept = sorted((site.home.vault / "tracebacks").iterdir())
-    assert secret in kept[-1].read_text()
+    with make_site(home=Home(tmp_path)) as site:
+        for path, kind in (
+            ("/v1/datasets", "application/problem+json"),
+            ("/datasets", "text/html"),
+        ):
+            answer = site.get(path, Accept="text/html")
+            assert answer.status == 500
+            assert answer.headers["content-type"].startswith(kind)
+            assert secret not in answer.text
+            assert "Traceback" not in answer.text
+        kept = list((site.home.vault / "tracebacks").iterdir())
+    assert len(kept) == 2
+    assert all(secret in file.read_text() for file in kept)
 
 
 def test_the_token_is_made_once_and_for_its_owner(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import io
 import json
 import threading
@@ -267,10 +266,10 @@ def test_approvals_may_be_given_elsewhere(make_site: Callable[..., Any], tmp_pat
         assert site.ask("POST", f"/v1/requests/{identity}/approve").status == 403
 
 
-def events(response: http.client.HTTPResponse) -> list[tuple[str, str, dict[str, Any]]]:
-    """The events of a stream until its end: name, id, data."""
+def events(stream: bytes) -> list[tuple[str, str, dict[str, Any]]]:
+    """The events of a stream: name, id, data."""
     found = []
-    for block in response.read().decode().split("\n\n"):
+    for block in stream.decode().split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line[1:])
         if "event" in fields:
             found.append((fields["event"], fields.get("id", ""), json.loads(fields["data"])))
@@ -282,7 +281,7 @@ def test_events_are_streamed_as_they_happen_and_go_on_where_they_were(desk: Site
     inbox = Inbox(desk.home)
     headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
     path = f"/v1/requests/{identity}/events"
-    with closing(http.client.HTTPConnection("127.0.0.1", desk.port, timeout=20)) as connection:
+    with closing(desk.connection()) as connection:
         connection.request("GET", path, headers=headers)
         stream = connection.getresponse()
         assert stream.getheader("content-type", "").startswith("text/event-stream")
@@ -291,17 +290,18 @@ def test_events_are_streamed_as_they_happen_and_go_on_where_they_were(desk: Site
         inbox.append(identity, 2, "QUEUED")
         inbox.append(identity, 3, "RUNNING", attempt=1)
         inbox.tell(identity, {"phase": "fit", "step": 3, "total": 10})
-        end = threading.Timer(0.3, inbox.append, (identity, 4, "QUARANTINED"), {"message": "no"})
-        end.start()
-        rest = events(stream)
-        end.join()
+        lines = [b""]
+        while not lines[-1].startswith(b"event: progress"):
+            lines.append(stream.readline())
+        inbox.append(identity, 4, "QUARANTINED", message="no")
+        rest = events(b"".join(lines) + stream.read())
     states = [data["state"] for name, _, data in rest if name == "state"]
     assert states == ["VALIDATED", "QUEUED", "RUNNING", "QUARANTINED"]
     assert ("progress", "", {"phase": "fit", "step": 3, "total": 10}) in rest
     assert rest[-1] == ("end", "", {"state": "QUARANTINED"})
-    with closing(http.client.HTTPConnection("127.0.0.1", desk.port, timeout=20)) as connection:
+    with closing(desk.connection()) as connection:
         connection.request("GET", path, headers={**headers, "Last-Event-ID": "4"})
-        again = events(connection.getresponse())
+        again = events(connection.getresponse().read())
     assert [number for name, number, _ in again if name == "state"] == ["5"]
     listed = desk.get(f"/v1/requests/{identity}/events").json()["events"]
     assert [event["number"] for event in listed] == [1, 2, 3, 4, 5]
