@@ -86,9 +86,7 @@ class _OnlyTheFolderItself(Recorded):
             self._mkdir(step)
 
 
-def _log_first(
-    store: Store, release: PublishRequest, inspect: Inspect | None
-) -> tuple[log.LogEntry, bool]:
+def _log_first(store: Store, release: PublishRequest, inspect: Inspect | None) -> publish.Placed:
     staging = f"{release.dataset}/.staging/{release.key}-{id(store)}"
     with removed_afterwards(store, staging):
         manifest = publish._stage(store, release, staging, inspect)
@@ -99,9 +97,9 @@ def _log_first(
             manifest_sha256=digest,
             content_digest=manifest.content_digest,
         )
-        entry, existing = log.append(store, release.dataset, commit)
+        log.append(store, release.dataset, commit)
         publish._place(store, staging, release.dataset, commit)
-    return entry, existing
+    return publish.Placed(release.dataset, commit)
 
 
 def _told_unsynced(
@@ -168,7 +166,7 @@ MUTANTS = {
     "folders are not synced": Mutant("one publisher", _FoldersNotSynced),
     "written and renamed, the staged folder not synced": Mutant("one publisher", _StagingNotSynced),
     "the log entry before the files": Mutant(
-        "one publisher", changes=((publish, "_stage_and_commit", _log_first),)
+        "one publisher", changes=((publish, "_staged_and_placed", _log_first),)
     ),
     "the log entry is written in place": Mutant("one publisher", _WrittenInPlace),
     "looked whether it is there, then written": Mutant("two keys at once", _LookedThenWritten),

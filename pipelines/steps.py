@@ -52,15 +52,15 @@ from .order import EdgeCases, Order, split_rows
 from .pictures import beside_real, contact_sheet, most_suspicious
 from .protection.fake import fake_columns, fresh_surrogates
 from .protection.leaks import LeakError, LeakScan, count_copies, scan
+from .publication import log
+from .publication import publish as publication
 from .publication.digest import content_digest
 from .publication.log import Published
-from .publication.log import read as read_log
 from .publication.parquet import Origin, to_arrow, write_parquet
-from .publication.publish import PublishRequest
-from .publication.publish import publish as publish_to_lake
+from .publication.publish import Placed, PublishRequest
 from .publication.read import published_parts, read_published
 from .publication.signature import Signer
-from .publication.store import LocalStore
+from .publication.store import LocalStore, open_lake
 from .release import RealData, Release, as_schema, recall_real, remember_release
 from .sampling import conditional, sample_rows
 from .sources import RawTable, read_source, source_for_path
@@ -561,7 +561,20 @@ def publish(release: Release) -> Published:
     Raises:
         QuarantinedError: a gate failed, or the verdict is not about this candidate.
     """
-    folder, signer = release.evidence_folder, Signer.from_environment()
+    return commit(release.home, place(release))
+
+
+def place(release: Release) -> Placed:
+    """Bring the candidate into the lake, where no reader sees it, if its verdict passes.
+
+    All that can speak against a release does so here; what is left is ``commit``.
+
+    Raises:
+        QuarantinedError: a gate failed, or the verdict is not about this candidate.
+        LeakError: the files hold a real value, or more copies than chance explains.
+    """
+    Signer.from_environment()  # a key that cannot be read stops it here, not after the commit
+    folder = release.evidence_folder
     try:
         verdict = Verdict.from_json((folder / "verdict.json").read_text("utf-8"))
         card = Scorecard.from_json((folder / "scorecard.json").read_text("utf-8"))
@@ -585,9 +598,16 @@ def publish(release: Release) -> Published:
         scan({}, texts, release.real.sensitive, _declared(release), _asked(release))
 
     remember_release(release)
-    return signed(
-        publish_to_lake(release.home.lake, replace(request, facts=facts), inspect), signer
-    )
+    return publication.place(open_lake(release.home.lake), replace(request, facts=facts), inspect)
+
+
+def commit(home: Home, placed: Placed) -> Published:
+    """Make a version of what was placed, signed where there is a key."""
+    store, signer = open_lake(home.lake), Signer.from_environment()
+    entry, existing = publication.commit(store, placed)
+    if signer is not None:
+        signer.sign(store, placed.dataset, entry.version, entry.to_bytes())
+    return log.published(store, placed.dataset, entry, existing=existing)
 
 
 def _require_asked(release: Release) -> None:
@@ -597,14 +617,6 @@ def _require_asked(release: Release) -> None:
         return
     rows = as_schema(order.ordinary(written(release)), _table(release.learned))
     require_asked(rows, schema, order)
-
-
-def signed(published: Published, signer: Signer | None) -> Published:
-    """``published``, with its signature where there is a key."""
-    if signer is not None:
-        entry = read_log(published.store, published.dataset)[published.version - 1]
-        signer.sign(published.store, published.dataset, published.version, entry.to_bytes())
-    return published
 
 
 def _declared(release: Release) -> str:

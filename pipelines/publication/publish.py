@@ -8,7 +8,9 @@
 6. Refresh ``latest.json``.
 
 A crash before 5 leaves files that no reader sees and the next attempt does not need; a crash after
-5 leaves a complete version that the next attempt returns.
+5 leaves a complete version that the next attempt returns. ``place`` is 1 to 4, all that can refuse
+a release, and ``commit`` the rest: who publishes several that belong together places all of them
+before the first commit.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ from .store import (
     open_lake,
     removed_afterwards,
 )
-from .verify import check_snapshot, file_sha256, verdict_problem
+from .verify import Check, check_snapshot, file_sha256, verdict_problem
 
 WRITTEN_HERE = (MANIFEST, MANIFEST_SCHEMA, TABLE_SCHEMA, CROISSANT, OPEN_LINEAGE)
 _DATA = re.compile(r"^data/([a-z]+)-\d{5}-of-\d{5}\.parquet$")
@@ -113,6 +115,23 @@ class PublishRequest:
             )
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A release whose files lie whole in the lake, though no version names them yet.
+
+    Attributes:
+        dataset: its name.
+        commit: what the log is to say of it.
+        fresh: whether these files were placed now, not by an attempt before.
+        existing: whether the log says it already.
+    """
+
+    dataset: str
+    commit: Commit
+    fresh: bool = False
+    existing: bool = False
+
+
 Inspect = Callable[[Mapping[str, str]], object]
 """Is shown the texts that are written here, by name; what it raises stops the publication."""
 
@@ -134,30 +153,72 @@ def publish_to(
     store: Store, release: PublishRequest, inspect: Inspect | None = None
 ) -> tuple[LogEntry, bool]:
     """``publish`` into any store: the log entry, and whether the key was there before."""
+    return commit(store, place(store, release, inspect))
+
+
+def place(store: Store, release: PublishRequest, inspect: Inspect | None = None) -> Placed:
+    """Bring the files of ``release`` to their place, where no reader sees them before ``commit``.
+
+    Raises:
+        PublicationError: as ``publish``.
+        DataError: a data file cannot be read.
+    """
     try:
-        return _published(store, release, inspect)
+        entry = log.find(store, release.dataset, release.key)
+        if entry is None:
+            return _staged_and_placed(store, release, inspect)
+        if log.tombstone(store, release.dataset, entry):
+            raise PublicationError(
+                f"a retired release stays retired, this one was version {entry.version}; "
+                "change its seed or its data for a new version"
+            )
+        return _committed(release.dataset, entry)
     except OSError as error:
         raise disk_problem(error) from None
 
 
-def _published(
-    store: Store, release: PublishRequest, inspect: Inspect | None
-) -> tuple[LogEntry, bool]:
-    entry, existing = log.find(store, release.dataset, release.key), True
-    if entry is None:
-        entry, existing = _stage_and_commit(store, release, inspect)
-    elif log.tombstone(store, release.dataset, entry):
-        raise PublicationError(
-            f"a retired release stays retired, this one was version {entry.version}; "
-            "change its seed or its data for a new version"
-        )
-    log.refresh_latest(store, release.dataset)
+def commit(store: Store, placed: Placed) -> tuple[LogEntry, bool]:
+    """Make a version of what was placed: the log entry, and whether the key was there before.
+
+    Raises:
+        PublicationError: the log is damaged, or the disk refused; nothing was acknowledged.
+    """
+    try:
+        entry, existing = log.append(store, placed.dataset, placed.commit)
+        if placed.fresh and entry.snapshot != placed.commit.snapshot:
+            # Another process published this key with another manifest; nobody can need ours.
+            store.delete(f"{placed.dataset}/{placed.commit.snapshot}")
+        log.refresh_latest(store, placed.dataset)
+    except OSError as error:
+        raise disk_problem(error) from None
     return entry, existing
 
 
-def _stage_and_commit(
-    store: Store, release: PublishRequest, inspect: Inspect | None
-) -> tuple[LogEntry, bool]:
+def find_placed(store: Store, dataset: str, commit: Commit) -> Placed | None:
+    """What a process that is gone has placed, as good as new.
+
+    None where its files are not whole, as after a clean-up, or where its version is retired.
+
+    Raises:
+        PublicationError: the log or a tombstone is damaged, or the disk refused.
+    """
+    try:
+        entry = log.find(store, dataset, commit.key)
+        if entry is not None:
+            return None if log.tombstone(store, dataset, entry) else _committed(dataset, entry)
+        there = store.exists(f"{dataset}/{commit.snapshot}")
+        whole = there and not _unsound(store, dataset, commit, fresh=False)
+    except OSError as error:
+        raise disk_problem(error) from None
+    return Placed(dataset, commit) if whole else None
+
+
+def _committed(dataset: str, entry: LogEntry) -> Placed:
+    said = Commit(entry.key, entry.snapshot, entry.manifest_sha256, entry.content_digest)
+    return Placed(dataset, said, existing=True)
+
+
+def _staged_and_placed(store: Store, release: PublishRequest, inspect: Inspect | None) -> Placed:
     staging = f"{release.dataset}/.staging/{uuid.uuid4().hex}"
     with removed_afterwards(store, staging):
         manifest = _stage(store, release, staging, inspect)
@@ -168,12 +229,8 @@ def _stage_and_commit(
             manifest_sha256=digest,
             content_digest=manifest.content_digest,
         )
-        placed = _place(store, staging, release.dataset, commit)
-    entry, existing = log.append(store, release.dataset, commit)
-    if placed and entry.snapshot != commit.snapshot:
-        # Another process published this key with another manifest; nobody can need ours.
-        store.delete(f"{release.dataset}/{commit.snapshot}")
-    return entry, existing
+        fresh = _place(store, staging, release.dataset, commit)
+    return Placed(release.dataset, commit, fresh)
 
 
 def _stage(
@@ -294,13 +351,7 @@ def _place(store: Store, staging: str, dataset: str, commit: Commit) -> bool:
     folder = f"{dataset}/{commit.snapshot}"
     while True:
         placed = store.move(staging, folder)
-        if not placed:
-            # Left by an attempt that died; as old as that, so a clean-up by age could take it.
-            with suppress(FileNotFoundError):
-                store.touch(folder)
-        store.fsync(folder.rsplit("/", 1)[0])
-        checks = check_snapshot(store, folder, commit.manifest_sha256, commit.content_digest)
-        failed = [check for check in checks if not check.passed]
+        failed = _unsound(store, dataset, commit, fresh=placed)
         if not failed:
             return placed
         store.delete(folder)
@@ -311,3 +362,15 @@ def _place(store: Store, staging: str, dataset: str, commit: Commit) -> bool:
                 + "; the disk may be failing, publish again"
             )
         # Half removed by whoever lost a race, or taken by a clean-up: ours are whole.
+
+
+def _unsound(store: Store, dataset: str, commit: Commit, *, fresh: bool) -> list[Check]:
+    """The checks that the placed files of ``commit`` fail; they are durable afterwards."""
+    folder = f"{dataset}/{commit.snapshot}"
+    if not fresh:
+        # Left by an attempt that died; as old as that, so a clean-up by age could take it.
+        with suppress(FileNotFoundError):
+            store.touch(folder)
+    store.fsync(folder.rsplit("/", 1)[0])
+    checks = check_snapshot(store, folder, commit.manifest_sha256, commit.content_digest)
+    return [check for check in checks if not check.passed]

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,19 @@ from ..home import Home, canonical_json, whole_folder, write_text
 from ..order import Order, split_rows
 from ..publication import log
 from ..publication.log import Published
-from ..publication.publish import PublishRequest
-from ..publication.publish import publish as publish_to_lake
+from ..publication.publish import Placed, PublishRequest, place
 from ..publication.read import read_published
 from ..publication.signature import Signer
 from ..publication.store import open_lake
 from ..release import as_schema, code_digest
 from ..spec import SampleSpec
-from ..steps import signed, versions
+from ..steps import versions
+from . import announcement
+from .announcement import Announce
 from .declaration import ColumnDeclaration, KeyDeclaration, TableDeclaration
 from .invention import Table, foreign_keys, with_gaps
 from .model import DataRequest, Problem, RequestError, request_key
 from .patterns import Pattern
-from .plan import Publishing
 
 CONTRACT = Path(__file__).parent / "contracts" / "schema-only.yaml"
 _METRICS = (
@@ -156,10 +156,10 @@ class Part:
             raise DataError("a declared schema is of a table, images lie there; remove them")
         return as_schema(self.order.ordinary(found), self.table.schema)
 
-    def publish(self, verdict: Verdict) -> Published:
-        """Publish the candidate if, and only if, its verdict passes."""
+    def place(self, verdict: Verdict) -> Placed:
+        """Bring the candidate into the lake, where no reader sees it, if its verdict passes."""
         evidence, candidate = self.folder / "evidence", self.folder / "candidate"
-        signer = Signer.from_environment()
+        Signer.from_environment()  # a key that cannot be read stops it here, not after the commit
         card = Scorecard.from_json((evidence / "scorecard.json").read_text("utf-8"))
         verdict.require_passed(self.facts["content_digest"], _contract(), card)
         files = {f"data/{file.name}": file for file in candidate_files(candidate)}
@@ -179,7 +179,7 @@ class Part:
             facts=self._card(verdict),
             created_at=verdict.generated,
         )
-        return signed(publish_to_lake(self.home.lake, asked), signer)
+        return place(open_lake(self.home.lake), asked)
 
     def existing(self) -> Published | None:
         """The version of this key that stands."""
@@ -272,13 +272,9 @@ def standing(made: list[Part]) -> tuple[Published, ...]:
 
 
 def answer(
-    made: list[Part], report: OnProgress, publishing: Publishing
+    made: list[Part], report: OnProgress, announce: Announce
 ) -> tuple[tuple[Published, ...], Verdict | None]:
-    """Make, judge and publish all parts, or none; the verdict is one that failed.
-
-    Tables are versions of their own. A process that dies between them leaves some published; the
-    next attempt finds these by their keys and adds the rest.
-    """
+    """Make, judge and publish all parts, or none; the verdict is one that failed."""
     verdicts = []
     for number, part in enumerate(made):
         report(Progress(f"make {part.name}", number, len(made), 0.0))
@@ -286,8 +282,8 @@ def answer(
     for verdict in verdicts:
         if not verdict.passed:
             return (), verdict
-    publishing({part.name: part.key for part in made})
-    return tuple(p.publish(v) for p, v in zip(made, verdicts, strict=True)), None
+    releases = [partial(part.place, verdict) for part, verdict in zip(made, verdicts, strict=True)]
+    return announcement.publish(made[0].home, releases, announce, report), None
 
 
 def preview(made: list[Part], rows: int) -> pd.DataFrame:

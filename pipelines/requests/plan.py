@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +28,6 @@ from ..sampling import strata
 from ..spec import DatasetSpec, SampleSpec, parse_spec
 from .model import DataRequest, Problem, RequestError, RequestSpec, duration, request_key
 
-Publishing = Callable[[Mapping[str, str]], None]
-"""Told just before releases are published: of each dataset, the key of its release."""
 _LEVELS = ("internal", "standard", "strict")
 _HIDING = {"keep": 0, "mask": 1, "replace": 2, "fake": 2, "drop": 3, "refuse": 4}
 """What is done to personal values, by how little of them is left."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -31,9 +32,11 @@ from ..release import RealData, Release, given_file
 from ..sampling import apportion
 from ..sources import RawTable, read_source
 from ..spec import ColumnSpec, DatasetSpec, SampleSpec
+from . import announcement
+from .announcement import Announce
 from .declaration import KeyDeclaration
 from .model import DataRequest, Problem, RequestError, request_key
-from .plan import Publishing, dataset_of, order_seed, problems_in
+from .plan import dataset_of, order_seed, problems_in
 
 _OF_PARENT = "parent."
 """What the names of a parent's attributes begin with in the children's table."""
@@ -90,7 +93,7 @@ def learn(home: Home, request: DataRequest) -> Family:
 
 
 def answer(
-    home: Home, request: DataRequest, report: OnProgress, publishing: Publishing
+    home: Home, request: DataRequest, report: OnProgress, announce: Announce
 ) -> tuple[tuple[Published, ...], Release | None]:
     """Make, judge and publish both tables, or none; the release is one that a gate stopped."""
     report(Progress("ingest", 0, 1, 0.0))
@@ -112,8 +115,8 @@ def answer(
         if not steps.decide(release).passed:
             return (), release
     _require_keys(parents, children)
-    publishing({release.name: release.key for release in (parents, children)})
-    return (steps.publish(parents), steps.publish(children)), None
+    releases = [partial(steps.place, release) for release in (parents, children)]
+    return announcement.publish(home, releases, announce, report), None
 
 
 def _raw(home: Home, request: DataRequest, table: str) -> tuple[DatasetSpec, RawTable]:

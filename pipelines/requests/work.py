@@ -9,9 +9,10 @@ killed at any point leaves nothing that the next one does twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from generators.base import LikenessError, OnProgress, Progress
@@ -24,18 +25,19 @@ from ..matching import ENOUGH, ON_MODEL
 from ..protection.leaks import LeakError
 from ..publication import log
 from ..publication.log import Published
+from ..publication.publish import Placed
 from ..publication.retire import collect
 from ..publication.retire import retire as retire_version
-from ..publication.store import open_lake
+from ..publication.store import PublicationError, open_lake
 from ..release import Release
 from ..steps import RunResult
-from . import declared, related
-from .inbox import PUBLISHING, Inbox, Status
+from . import announcement, declared, related
+from .announcement import Announce, finish
+from .inbox import PUBLISHING, Inbox, State, Status
 from .model import DataRequest, Problem, RequestError, duration
 from .notify import NOTIFIED, notify, of_request
 from .plan import (
     Plan,
-    Publishing,
     approval,
     check_name,
     dataset_of,
@@ -137,7 +139,7 @@ def _refuse_unreadable(
     """Reject what an older version took and this one cannot read; it must not stop the others."""
     problems = inbox.unreadable(identity)
     if problems and inbox.status(identity).state in ("RECEIVED", "VALIDATED", "QUEUED", "RUNNING"):
-        _append(inbox, identity, "REJECTED", **_problems(RequestError(problems)))
+        _end(inbox, identity, "REJECTED", **_problems(RequestError(problems)))
 
 
 def _admit(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:  # noqa: ARG001
@@ -197,7 +199,7 @@ def _answer(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:
             return
         if attempt > MAX_ATTEMPTS:
             message = f"given up after {MAX_ATTEMPTS} attempts; see the vault's tracebacks"
-            _append(inbox, identity, "FAILED", message=message, retryable=True)
+            _end(inbox, identity, "FAILED", message=message, retryable=True)
             return
         if not _append(inbox, identity, "RUNNING", attempt=attempt, phase="start"):
             continue
@@ -205,24 +207,14 @@ def _answer(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:
 
 
 def _committed(inbox: Inbox, status: Status) -> bool:
-    """Whether a worker that died had published all the same; the request is then answered so."""
+    """Whether a worker that died had come to publish all the same: the request is answered so."""
     request = inbox.request(status.id)
     try:
         with boundary("request", inbox.home):
-            versions = _announced(inbox.home, status) or _existing(inbox.home, request)
+            versions = finish(inbox.home, status) or _existing(inbox.home, request)
     except LikenessError:
         return False
     return bool(versions) and _settled(inbox, status.id, versions, request)
-
-
-def _announced(home: Home, status: Status) -> tuple[Published, ...]:
-    """The versions that a worker said it would publish, where all of them stand."""
-    said = [event.facts["releases"] for event in status.events if "releases" in event.facts]
-    if not said:
-        return ()
-    lake = open_lake(home.lake)
-    found = [log.find_standing(lake, name, key) for name, key in said[-1].items()]
-    return tuple(version for version in found if version) if all(found) else ()
 
 
 def _settled(
@@ -233,8 +225,25 @@ def _settled(
         for version in versions:
             if log.is_retired(version):
                 return False
+        _withdraw_halves(inbox, identity, {version.name for version in versions})
         _append(inbox, identity, "PUBLISHED", **_published(versions, request))
     return True
+
+
+def _end(inbox: Inbox, identity: str, state: State, **facts: Any) -> None:  # noqa: ANN401
+    """Record an end without an answer, once nothing stands that was announced with more."""
+    with inbox.settling():
+        _withdraw_halves(inbox, identity)
+    _append(inbox, identity, state, **facts)
+
+
+def _withdraw_halves(inbox: Inbox, identity: str, kept: Collection[str] = ()) -> None:
+    """Retire versions of an attempt that stand without those announced with them."""
+    names = announcement.halves(inbox.home, inbox.status(identity)) - set(kept)
+    for name in names - _still_wanted(inbox, identity, names):
+        retire_version(
+            inbox.home.lake, name, f"not whole: request {identity} ended without the rest"
+        )
 
 
 def _attempt(inbox: Inbox, identity: str, report: OnProgress) -> None:
@@ -245,14 +254,18 @@ def _attempt(inbox: Inbox, identity: str, report: OnProgress) -> None:
     except CanceledError:
         return
     except RequestError as error:
-        _append(inbox, identity, "REJECTED", **_problems(error))
+        _end(inbox, identity, "REJECTED", **_problems(error))
     except (LeakError, QuarantinedError) as error:
-        _append(inbox, identity, "QUARANTINED", message=str(error))
+        _end(inbox, identity, "QUARANTINED", message=str(error))
     except InternalError as error:
         _append(inbox, identity, "QUEUED", message=str(error))
     except LikenessError as error:
+        if isinstance(error, PublicationError) and announcement.is_made(inbox.status(identity)):
+            # Perhaps nothing but log entries is missing.
+            _append(inbox, identity, "QUEUED", message=str(error))
+            return
         problems = [asdict(Problem("spec", str(error)))]
-        _append(inbox, identity, "FAILED", message=str(error), problems=problems, retryable=False)
+        _end(inbox, identity, "FAILED", message=str(error), problems=problems, retryable=False)
     else:
         if answer.published:
             if not _settled(inbox, identity, answer.published, request):
@@ -261,19 +274,19 @@ def _attempt(inbox: Inbox, identity: str, report: OnProgress) -> None:
             names = ", ".join(gate["gate"] for gate in answer.gates)
             message = f"stopped by {names}; nothing was published"
             facts = {"message": message, "gates": list(answer.gates), "report": answer.report}
-            _append(inbox, identity, "QUARANTINED", **facts)
+            _end(inbox, identity, "QUARANTINED", **facts)
 
 
 def _made(inbox: Inbox, identity: str, request: DataRequest, report: OnProgress) -> Answer:
-    def publishing(releases: Mapping[str, str]) -> None:
-        _publishing(inbox, identity, releases)
+    def announce(placed: Sequence[Placed]) -> None:
+        _announce(inbox, identity, placed)
 
     home = inbox.home
     if request.spec.source.learned_tables:
-        versions, halted = related.answer(home, request, report, publishing)
+        versions, halted = related.answer(home, request, report, announce)
         return Answer(versions) if halted is None else _stopped(halted)
     if request.spec.source.dataset is None:
-        return _declared(inbox, identity, request, report, publishing)
+        return _declared(inbox, identity, request, report, announce)
     report(Progress("ingest", 0, 1, 0.0))
     base = find_base(home, request)
     ready = plan(home, request, base, read(home, base))
@@ -281,7 +294,7 @@ def _made(inbox: Inbox, identity: str, request: DataRequest, report: OnProgress)
         return Answer((ready.existing,))
     if request.spec.preview:
         _preview(inbox, identity, ready.release, request.spec.preview)
-    return _learned(ready, report, publishing)
+    return _learned(ready, report, announce)
 
 
 def _preview(inbox: Inbox, identity: str, release: Release, rows: int) -> None:
@@ -306,7 +319,7 @@ def _declared(
     identity: str,
     request: DataRequest,
     report: OnProgress,
-    publishing: Publishing,
+    announce: Announce,
 ) -> Answer:
     declared.check(request)
     made = declared.parts(inbox.home, request)
@@ -314,13 +327,13 @@ def _declared(
         return Answer(existing)
     if request.spec.preview:
         inbox.show(identity, declared.preview(made, request.spec.preview))
-    published, stopped = declared.answer(made, report, publishing)
+    published, stopped = declared.answer(made, report, announce)
     return Answer(
         published, None, tuple(_number(gate) for gate in stopped.blocking) if stopped else ()
     )
 
 
-def _learned(ready: Plan, report: OnProgress, publishing: Publishing) -> Answer:
+def _learned(ready: Plan, report: OnProgress, announce: Announce) -> Answer:
     release = ready.release
     report(Progress("fit", 0, 1, 0.0))
     steps.fit(release, report)
@@ -331,8 +344,8 @@ def _learned(ready: Plan, report: OnProgress, publishing: Publishing) -> Answer:
     verdict = steps.decide(release)
     if not verdict.passed:
         return _stopped(release)
-    publishing({release.name: release.key})
-    published = steps.publish(release)
+    place = partial(steps.place, release)
+    (published,) = announcement.publish(release.home, [place], announce, report)
     return Answer((published,), str(RunResult(release, verdict, published).report))
 
 
@@ -347,11 +360,10 @@ def _number(gate: Any) -> dict[str, Any]:  # noqa: ANN401
     return {name: getattr(gate, name) for name in names}
 
 
-def _publishing(inbox: Inbox, identity: str, releases: Mapping[str, str]) -> None:
+def _announce(inbox: Inbox, identity: str, placed: Sequence[Placed]) -> None:
     """From here on the request cannot be canceled: of this event and a cancellation one is first.
 
-    It says which releases are to come (dataset and key), so that whoever comes after a worker that
-    died can look whether they have come.
+    It says what is to be committed, so that whoever comes after a worker that died can do it.
 
     Raises:
         CanceledError: the cancellation was.
@@ -360,7 +372,7 @@ def _publishing(inbox: Inbox, identity: str, releases: Mapping[str, str]) -> Non
         status = inbox.status(identity)
         if status.state != "RUNNING":
             raise CanceledError("the request was canceled before it was published")
-        facts = {"phase": PUBLISHING, "releases": dict(releases)}
+        facts = {"phase": PUBLISHING, **announcement.facts(placed)}
         if inbox.append(identity, status.events[-1].number, "RUNNING", **facts):
             return
 
@@ -398,7 +410,7 @@ def _expire(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:  
     status = inbox.status(identity)
     if status.state == "PUBLISHED" and _due(inbox, status):
         with inbox.settling():
-            kept = _still_wanted(inbox, status)
+            kept = _still_wanted(inbox, identity, status.versions)
             for name in status.versions:
                 if name not in kept:
                     retire_version(inbox.home.lake, name, f"expired, as request {identity} asked")
@@ -409,14 +421,14 @@ def _expire(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:  
         _append(inbox, identity, "PURGED", bytes=sum(item.bytes for item in removed))
 
 
-def _still_wanted(inbox: Inbox, expired: Status) -> set[str]:
-    """Versions that another request was answered with, whose time has not come."""
+def _still_wanted(inbox: Inbox, identity: str, names: Collection[str]) -> set[str]:
+    """Those of ``names`` that another request was answered with, whose time has not come."""
     return {
         name
         for other in inbox.list()
-        if other.id != expired.id and other.state == "PUBLISHED" and not _due(inbox, other)
+        if other.id != identity and other.state == "PUBLISHED" and not _due(inbox, other)
         for name in other.versions
-        if name in expired.versions
+        if name in names
     }
 
 

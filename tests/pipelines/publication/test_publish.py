@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -21,7 +22,15 @@ from pipelines.publication import log
 from pipelines.publication.digest import content_digest
 from pipelines.publication.log import latest, read_log, resolve
 from pipelines.publication.parquet import to_arrow
-from pipelines.publication.publish import PublishRequest, publish, publish_to
+from pipelines.publication.publish import (
+    PublishRequest,
+    commit,
+    find_placed,
+    place,
+    publish,
+    publish_to,
+)
+from pipelines.publication.retire import retire
 from pipelines.publication.store import LocalStore, MemoryStore, PublicationError
 from pipelines.publication.verify import verify
 
@@ -197,6 +206,37 @@ def test_a_key_is_published_once(make_release, tmp_path):
     assert (other.version, other.existing) == (2, False)
     assert latest(tmp_path / "lake", "people").version == 2
     assert_whole(tmp_path / "lake", "people", 2)
+
+
+def test_what_is_placed_is_seen_with_its_commit_only(make_release, tmp_path):
+    lake = tmp_path / "lake"
+    store, release = LocalStore(lake), make_release()
+    placed = place(store, release)
+    assert read_log(lake, "people") == []
+    assert not (lake / "people" / "latest.json").exists()
+    # Another process makes the version, which knows of it what the log is to say.
+    found = find_placed(store, "people", placed.commit)
+    assert found is not None
+    entry, existing = commit(store, found)
+    assert (entry.key, entry.version, existing) == ("key-1", 1, False)
+    assert verify(lake, "people@1").passed
+    assert commit(store, placed) == (entry, True)
+    assert publish(lake, release).existing
+    retire(lake, "people@1", "wrong")
+    assert find_placed(store, "people", placed.commit) is None
+
+
+@pytest.mark.parametrize("damage", [None, "README.md", "data/train-00000-of-00001.parquet"])
+def test_what_was_placed_and_is_not_whole_is_not_found(make_release, tmp_path, damage):
+    store = LocalStore(tmp_path / "lake")
+    placed = place(store, make_release())
+    folder = store.path(f"people/{placed.commit.snapshot}")
+    if damage is None:
+        shutil.rmtree(folder)
+    else:
+        (folder / damage).chmod(0o644)
+        (folder / damage).write_bytes(b"other")
+    assert find_placed(store, "people", placed.commit) is None
 
 
 def test_publishers_at_once_agree(make_release, tmp_path):

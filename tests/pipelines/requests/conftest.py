@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import statsmodels.api
 
 from pipelines import steps
 from pipelines.home import Home
+from pipelines.requests import Inbox
 from pipelines.spec import DatasetSpec, GeneratorSpec, SourceSpec
+
+from ...warm import ROOT, run
 
 ROWS = 3_000
 CANARY = "zanzibar-7e1c"
@@ -74,3 +78,34 @@ def ask() -> Callable[..., dict[str, Any]]:
         }
 
     return made
+
+
+# Answers a request; kills itself without warning before a commit, counted from 0.
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+from pipelines.home import Home
+from pipelines.requests.work import process
+
+def progress(report):
+    if (report.phase, report.step) == ("publish", int(sys.argv[3])):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+process(Home(Path(sys.argv[1])), sys.argv[2], progress)
+"""
+
+
+def killed_before_commit(home: Home, request: dict[str, Any], commit: int) -> str:
+    """A request whose worker was killed before one of its commits."""
+    identity = Inbox(home).submit(request).id
+    done = run(WORKER, home.root, identity, commit, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return identity
+
+
+def given_up(home: Home, identity: str) -> None:
+    """Two more workers have died over the request."""
+    inbox = Inbox(home)
+    for attempt in (2, 3):
+        last = inbox.status(identity).events[-1].number
+        assert inbox.append(identity, last, "RUNNING", attempt=attempt)

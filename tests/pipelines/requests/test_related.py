@@ -9,13 +9,14 @@ import pytest
 
 from pipelines import steps
 from pipelines.home import Home
+from pipelines.publication import log
 from pipelines.publication.verify import verify
 from pipelines.rebuild import rebuild
 from pipelines.requests import Client, Inbox, RequestError, parse_request
 from pipelines.requests.work import process
 from pipelines.spec import DatasetSpec, GeneratorSpec, SourceSpec
 
-from .conftest import CONTRACT
+from .conftest import CONTRACT, given_up, killed_before_commit
 
 KEY = {"parent": "customers.id", "child": "orders.customer"}
 
@@ -100,14 +101,26 @@ def test_both_tables_are_published_with_their_keys_and_relations(shop: Home) -> 
     again = client.run(client.submit(ask()).id)
     assert again.versions == status.versions
 
-    # Three workers died between the commit and its event.
-    inbox = Inbox(shop)
+    # Three workers died between the commits and their event.
     last = status.events[-1].number
-    (inbox.folder(status.id) / "events" / f"{last:04d}.json").unlink()
-    for attempt in (2, 3):
-        assert inbox.append(status.id, last + attempt - 3, "RUNNING", attempt=attempt)
+    (Inbox(shop).folder(status.id) / "events" / f"{last:04d}.json").unlink()
+    given_up(shop, status.id)
     recovered = process(shop, status.id)
     assert (recovered.state, recovered.versions) == ("PUBLISHED", status.versions)
+
+
+@pytest.mark.slow
+def test_both_tables_come_though_every_worker_died_between_them(shop: Home) -> None:
+    raw = {**ask(rows=300), "metadata": {"name": "died"}}
+    identity = killed_before_commit(shop, raw, 1)
+    assert log.standing(shop.lake, "died.customers") == "version 1"
+    assert log.standing(shop.lake, "died.orders") == "not yet"
+    given_up(shop, identity)
+    ended = process(shop, identity)
+    assert (ended.state, ended.versions) == ("PUBLISHED", ("died.customers@1", "died.orders@1"))
+    for name in ("died.customers", "died.orders"):
+        assert verify(shop.lake, name).passed
+        assert rebuild(shop, name).passed
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from pipelines.spec import (
 )
 
 from ...warm import ROOT, run
-from .conftest import CANARY
+from .conftest import CANARY, given_up
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -358,8 +358,7 @@ def test_what_was_committed_is_not_given_up(home: Home, ask: Ask) -> None:
     # Three workers died between the commit and its event.
     last = status.events[-1].number
     (inbox.folder(status.id) / "events" / f"{last:04d}.json").unlink()
-    for attempt in (2, 3):
-        assert inbox.append(status.id, last + attempt - 3, "RUNNING", attempt=attempt)
+    given_up(home, status.id)
     assert process(home, status.id).version == "visits-test@1"
     assert inbox.status(status.id).state == "PUBLISHED"
 
@@ -369,13 +368,13 @@ def test_what_a_dead_worker_had_announced_and_published_is_the_answer(home: Home
     inbox, identity = Inbox(home), Inbox(home).submit(ask(rows=200)).id
     admit(home, identity)
     (entry,) = read_log(home.lake, "visits")
-    for announced in ({"visits": entry.key, "orders": "another"}, {"visits": entry.key}):
-        for facts in ({"attempt": 1}, {"phase": "publish", "releases": announced}):
+    said = {name: getattr(entry, name) for name in ("key", "snapshot", "manifest_sha256")}
+    there = {**said, "content_digest": entry.content_digest, "existing": True}
+    for announced in ({"visits": there, "orders": {**there, "key": "another"}}, {"visits": there}):
+        for facts in ({"attempt": 1}, {"phase": "publish", "commits": announced}):
             last = inbox.status(identity).events[-1].number
             assert inbox.append(identity, last, "RUNNING", **facts)
-    for attempt in (2, 3):
-        last = inbox.status(identity).events[-1].number
-        assert inbox.append(identity, last, "RUNNING", attempt=attempt)
+    given_up(home, identity)
     assert process(home, identity).versions == ("visits@1",)
 
 
