@@ -195,7 +195,7 @@ def _answer(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:
     """QUEUED, or RUNNING without a worker → PUBLISHED, QUARANTINED, FAILED, ..."""
     while (status := inbox.status(identity)).state in ("QUEUED", "RUNNING"):
         attempt = attempts(status) + 1
-        if attempt > 1 and _committed(inbox, status):
+        if attempt > 1 and _finished(inbox, status):
             return
         if attempt > MAX_ATTEMPTS:
             message = f"given up after {MAX_ATTEMPTS} attempts; see the vault's tracebacks"
@@ -206,7 +206,7 @@ def _answer(inbox: Inbox, identity: str, progress: OnProgress | None) -> None:
         _attempt(inbox, identity, _Reporter(inbox, identity, progress))
 
 
-def _committed(inbox: Inbox, status: Status) -> bool:
+def _finished(inbox: Inbox, status: Status) -> bool:
     """Whether a worker that died had come to publish all the same: the request is answered so."""
     request = inbox.request(status.id)
     try:

@@ -130,3 +130,14 @@ def test_a_lake_that_cannot_be_written_leaves_the_request_to_the_next_worker(
     retired.unlink()
     assert process(home, identity).state == "FAILED"
     assert standing(home) == ["all retired"]
+
+
+def test_a_log_that_refuses_its_entry_is_tried_again_and_then_leaves_nothing(
+    half: tuple[Home, str],
+) -> None:
+    home, identity = half
+    (home.lake / "people.orders" / "_log").symlink_to("nowhere")
+    ended = process(home, identity)
+    tried = [event.state for event in ended.events if "must take" in str(event.facts)]
+    assert (ended.state, tried) == ("FAILED", ["QUEUED", "QUEUED"])
+    assert standing(home) == ["all retired"]
