@@ -119,9 +119,11 @@ def measure(task: Task, options: argparse.Namespace, model: str, seed: int) -> d
         synthetic, facts = trained(task, settings(options, model, seed), model)
         facts |= accuracies(task, synthetic)
     budget = "default" if options.minutes is None else f"{options.minutes:g}min"
+    if torch.cuda.is_available():
+        budget += f" {torch.cuda.get_device_name()}"
     if seed == options.seed:
         RESULTS.mkdir(exist_ok=True)
-        name = "-".join([model, budget, *_unusual(facts)])
+        name = "-".join([model, *budget.split(), *_unusual(facts)])
         contact_sheet(synthetic, task.schema).save(RESULTS / f"images-{task.name}-{name}.png")
     return {
         "model": model,
