@@ -47,6 +47,7 @@ from generators.base import (
 from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
 from generators.schema import TableSchema
+from generators.tabular.balance import target_of
 from generators.tabular.independent import learnable
 from generators.tabular.leaves import (
     Support,
@@ -198,9 +199,8 @@ class Forest(Conditional):
 
     def _third(self) -> int:
         """The column that samples are balanced by beside pairs: the target, else the first."""
-        names = [column.column.name for column in self.codec_.columns]
-        target = self.codec_.schema.target
-        return names.index(target) if target in names else self.order_[0]
+        target = target_of(self.codec_)
+        return self.order_[0] if target is None else target
 
     def _left_out(self, rows: int) -> list[np.ndarray]:
         """The rows that each probe leaves out (bool, shape (N,)); none where none are asked for."""

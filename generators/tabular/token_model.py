@@ -27,6 +27,7 @@ from generators.base import (
 from generators.conditions import Cells, Conditions, allowed_values
 from generators.encoding import EncodedTable, TableCodec
 from generators.schema import TableSchema
+from generators.tabular.balance import Balance, target_of
 from generators.tabular.descent import HeldOutDescent, RowNetwork, descend
 from generators.tabular.independent import learnable
 from generators.tabular.neural import check_positive
@@ -44,6 +45,8 @@ N = TypeVar("N", bound=RowNetwork)
 # Numbers that stand for a whole row, about at most: the work of a step grows with the columns times
 # these.
 _EMBEDDINGS = 1024
+# Rows that are drawn for each one of a sample.
+_POOL = 3
 
 
 @dataclass(kw_only=True)
@@ -52,7 +55,8 @@ class TokenModel(Resumable, Conditional, Generic[N]):
 
     A family implements ``_prepare``, ``_training``, ``_network``, ``_draw_rows``, ``_draw_where``
     and ``_fill_block``. Fitted are ``codec_``, ``tokens_``, ``network_`` (N), and of the guard
-    against copies ``guard_`` and ``keep_``, the share of copies that stays under conditions.
+    against copies ``guard_`` and ``keep_``, the share of copies that stays under conditions. The
+    rows of a sample are not independent: see ``balance.py``.
 
     Attributes:
         epochs: passes over the table, at most; training stops early where the loss of rows held
@@ -82,6 +86,8 @@ class TokenModel(Resumable, Conditional, Generic[N]):
     verbatim_guard: bool = True
 
     modality: ClassVar[Modality] = "table"
+    rows_per_block: ClassVar[int] = 16_384
+    """More than other families': samples are balanced within a block only."""
 
     def __post_init__(self) -> None:
         names = ("epochs", "max_steps", "batch_size", "embedding", "width", "lr")
@@ -97,6 +103,10 @@ class TokenModel(Resumable, Conditional, Generic[N]):
         device = resolve_device(self.device)
         self.codec_, encoded = learnable(data, schema)
         self._prepare(encoded)
+        rng = np.random.default_rng(derive_seed(self.name, self.seed, "balance"))
+        self.balance_: Balance | None = Balance.fit(
+            self.codec_, encoded, rng, target_of(self.codec_)
+        )
         tokens = torch.from_numpy(self.tokens_.encode(encoded).astype(np.int32)).to(device)
         begin = self._training(encoded, tokens)
         training, self.loss_history_ = descend(begin, self, self.checkpoint, progress)
@@ -138,7 +148,7 @@ class TokenModel(Resumable, Conditional, Generic[N]):
         """Make what samples need beside ``network_``, which was trained or loaded."""
 
     def _sample_block(self, block: Block) -> pd.DataFrame:
-        encoded = self._guarded(block, self._draw_rows)
+        encoded = self._guarded(block, self._draw_evenly)
         frame: pd.DataFrame = self.codec_.decode(encoded, first_row=block.start)
         return frame
 
@@ -163,6 +173,13 @@ class TokenModel(Resumable, Conditional, Generic[N]):
             replace_copies(encoded, self.guard_, self.codec_, block.seed, draw, keep)
         return encoded
 
+    def _draw_evenly(self, n: int, seed: int) -> EncodedTable:
+        """``n`` rows, balanced among more; models saved by earlier versions draw them plainly."""
+        if self.balance_ is None:
+            return self._draw_rows(n, seed)
+        rng = np.random.default_rng(derive_seed("balance", seed))
+        return self.balance_.pick(self._draw_rows(_POOL * n, seed), n, rng)
+
     @abstractmethod
     def _draw_rows(self, n: int, seed: int) -> EncodedTable:
         """``n`` rows that depend on the model and the seed alone."""
@@ -179,6 +196,10 @@ class TokenModel(Resumable, Conditional, Generic[N]):
             "keep": self.keep_,
         }
         arrays = {**module_arrays(self.network_, "network."), **self.tokens_.arrays()}
+        if self.balance_ is not None:
+            state["balance"] = self.balance_.to_json()
+            for name, array in self.balance_.arrays().items():
+                arrays[f"balance.{name}"] = array
         return {**arrays, "once": self.guard_.once}, state
 
     def _restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
@@ -188,6 +209,14 @@ class TokenModel(Resumable, Conditional, Generic[N]):
         self.tokens_ = TwoLevelTokens.restore(self.codec_, arrays, state["cells"])
         self.guard_ = CopyGuard(arrays["once"], float(state["natural"]))
         self.keep_ = float(state["keep"])
+        self.balance_ = None
+        if "balance" in state:
+            own = {
+                name.removeprefix("balance."): array
+                for name, array in arrays.items()
+                if name.startswith("balance.")
+            }
+            self.balance_ = Balance.restore(self.codec_, own, state["balance"])
         # The weights are overwritten; the seed only has to be some seed.
         self.network_ = build(self._network, "cpu", torch_generator("cpu", self.name, "restore"))
         load_module_arrays(self.network_, arrays, "network.")

@@ -108,7 +108,7 @@ def test_kept_rows_have_the_shares_of_pairs_and_of_triples_nearly(columns: tuple
     kept = tilt.pick(pool, 4000, rng)
 
     def counted(rows: EncodedTable, weights: np.ndarray) -> np.ndarray:
-        cells = tilt.cells.encode(rows)[:, columns] // (1 if len(columns) == 2 else 2)
+        cells = tilt.balance.cells.encode(rows)[:, columns] // (1 if len(columns) == 2 else 2)
         at = np.ravel_multi_index(cells.T, (20,) * len(columns))
         return np.bincount(at, weights, minlength=20 ** len(columns))
 
@@ -149,8 +149,8 @@ def test_many_columns_take_the_pairs_that_differ_most() -> None:
     frame = frame.astype(str)
     codec, encoded = learned(frame)
     tilt = Tilt.fit(codec, encoded, lambda n, r: shuffled(encoded, n, r), 5.0, rng)
-    assert len(tilt.pairs) == 150
-    assert [3, 7] in tilt.pairs.tolist()
+    assert len(tilt.balance.pairs) == 150
+    assert [3, 7] in tilt.balance.pairs.tolist()
 
 
 def test_the_pairs_of_a_forest_come_nearer() -> None:
