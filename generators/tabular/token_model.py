@@ -45,8 +45,6 @@ N = TypeVar("N", bound=RowNetwork)
 # Numbers that stand for a whole row, about at most: the work of a step grows with the columns times
 # these.
 _EMBEDDINGS = 1024
-# Rows that are drawn for each one of a sample.
-_POOL = 3
 
 
 @dataclass(kw_only=True)
@@ -72,6 +70,8 @@ class TokenModel(Resumable, Conditional, Generic[N]):
         device: ``auto``, ``cpu`` or ``cuda``; where training runs. Sampling runs on the CPU.
         verbatim_guard: draw a row again where it equals a training row, until such rows are as
             rare as among fresh real rows.
+        candidates: rows that are drawn for each row of a sample; those are kept that leave pairs of
+            columns as frequent as the model says. 1 draws rows independently, in less time.
     """
 
     epochs: int
@@ -84,13 +84,14 @@ class TokenModel(Resumable, Conditional, Generic[N]):
     max_minutes: float | None = None
     device: str = "auto"
     verbatim_guard: bool = True
+    candidates: int = 3
 
     modality: ClassVar[Modality] = "table"
     rows_per_block: ClassVar[int] = 16_384
     """More than other families': samples are balanced within a block only."""
 
     def __post_init__(self) -> None:
-        names = ("epochs", "max_steps", "batch_size", "embedding", "width", "lr")
+        names = ("epochs", "max_steps", "batch_size", "embedding", "width", "lr", "candidates")
         check_positive(self.name, **{name: getattr(self, name) for name in names})
         if self.max_minutes is not None:
             check_positive(self.name, max_minutes=self.max_minutes)
@@ -175,10 +176,10 @@ class TokenModel(Resumable, Conditional, Generic[N]):
 
     def _draw_evenly(self, n: int, seed: int) -> EncodedTable:
         """``n`` rows, balanced among more; models saved by earlier versions draw them plainly."""
-        if self.balance_ is None:
+        if self.balance_ is None or self.candidates == 1:
             return self._draw_rows(n, seed)
         rng = np.random.default_rng(derive_seed("balance", seed))
-        return self.balance_.pick(self._draw_rows(_POOL * n, seed), n, rng)
+        return self.balance_.pick(self._draw_rows(self.candidates * n, seed), n, rng)
 
     @abstractmethod
     def _draw_rows(self, n: int, seed: int) -> EncodedTable:

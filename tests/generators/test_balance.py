@@ -100,6 +100,10 @@ def test_a_token_model_draws_evenly_and_one_saved_before_plainly(name: str, tmp_
     seed = derive_seed("a block")
     pool, even = model._draw_rows(9000, seed), model._draw_evenly(3000, seed)
     assert distance(balance, even, pool, [0, 1]) < 0.3
+    model.candidates = 1
+    plain = model._draw_rows(300, seed)
+    assert np.array_equal(model._draw_evenly(300, seed).codes, plain.codes)
+    model.candidates = 3
     model.save(tmp_path / "new")
     again = load_generator(tmp_path / "new")
     sample, other = model.sample(300, seed=1), again.sample(300, seed=1)
