@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -65,9 +66,9 @@ class Balance:
         encoded: EncodedTable,
         n: int,
         rng: np.random.Generator,
-        odds: np.ndarray | None = None,
+        odds: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> EncodedTable:
-        """``n`` of the rows, each as likely as its odds (N,) say, or all alike.
+        """``n`` of the rows, all alike, or each as likely as the ``odds`` (N,) of its cells (N, D).
 
         Rows stand in the order of their cells while every so-manieth is kept, the columns of the
         fewest cells counting first: so cells of these are as frequent as they should be, not only
@@ -75,7 +76,7 @@ class Balance:
         """
         states = self.cells.encode(encoded)
         alike = np.lexsort(states.T[np.argsort(self.cells.sizes, kind="stable")[::-1]])
-        weights = np.ones(len(states)) if odds is None else odds[alike]
+        weights = np.ones(len(states)) if odds is None else odds(states)[alike]
         chosen = balanced(weights, n, self._facets(states[alike]), rng)
         return encoded.take(rng.permutation(alike[chosen]))
 

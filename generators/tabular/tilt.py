@@ -74,8 +74,10 @@ class Tilt:
 
     def odds(self, encoded: EncodedTable) -> np.ndarray:
         """How much too rare the model makes each row, within (0, POOL]; shape (N,)."""
-        cells = self.balance.cells
-        states, sizes = cells.encode(encoded), cells.sizes
+        return self._odds(self.balance.cells.encode(encoded))
+
+    def _odds(self, states: np.ndarray) -> np.ndarray:
+        sizes = self.balance.cells.sizes
         logs, start = np.full(len(states), self.shift), 0
         for a, b in self.balance.pairs.tolist():
             logs += self.tables[start + pair_keys(states, a, b, sizes)]
@@ -85,7 +87,7 @@ class Tilt:
 
     def pick(self, encoded: EncodedTable, n: int, rng: np.random.Generator) -> EncodedTable:
         """``n`` of the rows, each as likely as its odds say, and balanced."""
-        return self.balance.pick(encoded, n, rng, self.odds(encoded))
+        return self.balance.pick(encoded, n, rng, self._odds)
 
     def pick_each(self, encoded: EncodedTable, rng: np.random.Generator) -> EncodedTable:
         """One of every ``POOL`` rows that stand together, each as likely as its odds say."""
